@@ -24,7 +24,9 @@ setup: .venv/ready
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $$missing
 	fi
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	rm -f overlay_boot/reaper
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	test -x overlay_boot/reaper
 	touch $@
 
 lint: setup
