@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .ONESHELL:
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 PYTHON ?= python3
-PACKAGES = gcc iproute2 ifupdown libc6-dev mmdebstrap musl-tools procps python3-venv util-linux
+PACKAGES = busybox-static gcc iproute2 ifupdown libc6-dev mmdebstrap musl-tools procps python3-venv util-linux
 BIN = .venv/bin
 
 .PHONY: help setup lint test clean

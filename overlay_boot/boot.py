@@ -80,10 +80,13 @@ class Boot:
             os.write(self.down_write, GO)
             self._hear("ok")
             self.record.read()
+            self.record.close()  # its lock is the keeper's alone now
         except BaseException as error:
             self._give_up()
             message = take_back(cables, error)
             say(self.log, f"{subhost.name}: {message}")
+            if isinstance(error, KeyboardInterrupt):
+                raise
             raise OverlayBootError(message) from error
 
     def _say(self, message: str) -> None:
@@ -119,7 +122,7 @@ class Boot:
     def wait_for_reaper(self) -> None:
         """Return when pid 1 has become /.reaper: START's services have been started."""
         pid = self.record.pid
-        while self.record.open_process() is not None:
+        while self.record.alive():
             with open(f"/proc/{pid}/comm") as comm:
                 if comm.read() == ".reaper\n":
                     return
@@ -128,16 +131,9 @@ class Boot:
             f"{self.subhost.name}: it ended before /.reaper ran: see {self.subhost.log}"
         )
 
-    def stay(self) -> None:
-        """Return when the subhost has ended; SIGINT and SIGTERM stop it first."""
-        from overlay_boot.stop import stop
-
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            os.waitpid(self.keeper, 0)
-        except KeyboardInterrupt:
-            stop(self.record, 10)
-            os.waitpid(self.keeper, 0)
+    def wait_for_end(self) -> None:
+        """Return when the subhost has ended and all of it is gone."""
+        os.waitpid(self.keeper, 0)
 
     # --- the keeper
 
@@ -298,6 +294,7 @@ def boot(draft: Draft) -> Boot:
 
     Raises ConfigError with nothing touched, OverlayBootError with everything taken back.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     draft.subhost()
     draft.evaluate(("BASE", "NAME"))
     record = claim(draft.subhost().name)

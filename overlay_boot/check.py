@@ -28,6 +28,9 @@ def mistakes(subhost: Subhost) -> list[Mistake]:
     folders: list[str] = [name for name in ("BASE", "LIVE", "UPPER", "LOWER") if name in known]
     if {"UPPER", "LOWER", "WORK"} <= known and subhost.kind == "overlay":
         folders.append("WORK")
+    if _folder("BASE", subhost.base):  # it need not be said again of all that is in it
+        folders = [name for name in folders if not _inside(values[name], subhost.base)]
+        folders.insert(0, "BASE")
     bad = [(name, text) for name in folders if (text := _folder(name, values[name]))]
     found += bad
     if not bad and {"UPPER", "LOWER", "WORK", "LIVE"} <= known and subhost.kind == "overlay":

@@ -129,12 +129,19 @@ def _boot(arguments: list[str]) -> int:
     from overlay_boot.boot import boot
 
     started = boot(draft)
-    name = started.subhost.name
-    print(f"{name}: running; its log is {started.subhost.log}", flush=True)
-    if flags == ["--wait"]:
-        started.wait_for_reaper()
-    elif flags == ["--foreground"]:
-        started.stay()
+    try:
+        print(f"{started.subhost.name}: running; its log is {started.subhost.log}", flush=True)
+        if flags == ["--wait"]:
+            started.wait_for_reaper()
+        elif flags == ["--foreground"]:
+            started.wait_for_end()
+    except KeyboardInterrupt:
+        if flags == ["--wait"]:
+            raise
+        from overlay_boot.records import find
+        from overlay_boot.stop import stop
+
+        stop(find(started.subhost.name), 10)
     return 0
 
 

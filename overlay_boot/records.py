@@ -81,6 +81,13 @@ class Record:
         os.close(pidfd)
         return None
 
+    def alive(self) -> bool:
+        """True while pid 1 has not ended."""
+        process = self.open_process()
+        if process is not None:
+            os.close(process)
+        return process is not None
+
     def clear(self) -> None:
         """Remove what a crash left: the namespace's name, cables and this record."""
         if os.path.islink(self.netns):
@@ -95,12 +102,14 @@ class Record:
 
 
 def start_time(pid: int) -> str:
-    """When a process started, in clock ticks since boot (proc_pid_stat(5), field 22); "" if gone."""
+    """When a process started, in clock ticks since boot (proc_pid_stat(5), field 22); empty if it
+    has ended, be it a zombie still."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[19].decode()
+        with open(f"/proc/{pid}/stat") as file:
+            state, *fields = file.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return ""
+    return "" if state in "ZX" else fields[18]
 
 
 def claim(name: str) -> Record:
@@ -110,19 +119,24 @@ def claim(name: str) -> Record:
     """
     os.makedirs(FOLDER, 0o700, exist_ok=True)
     os.makedirs(NETNS, 0o755, exist_ok=True)
+    deadline = time.monotonic() + 10
     while (record := _create(name)) is None:
         found = _look_up(name)
         if found is None:
             continue  # it ended just now
-        process = found.open_process()
-        if process is None and found.lock():
+        alive = found.alive()
+        if not alive and found.lock():
             found.clear()
-        elif process is not None or found.stands():
+        elif found.pid and not alive and time.monotonic() < deadline:
+            time.sleep(0.005)  # its keeper is clearing up
+        elif alive or found.stands():
             what = "is running" if found.pid else "is being started"
             raise OverlayBootError(
                 f"{name} {what} already: stop it first with overlay-stop {name}"
             )
         found.close()
+    if os.path.islink(record.netns) and not os.path.exists(record.netns):
+        os.unlink(record.netns)  # of a subhost long gone
     if os.path.lexists(record.netns):
         os.unlink(record.path)
         raise OverlayBootError(
@@ -151,9 +165,7 @@ def running() -> list[Record]:
     found = []
     for name in sorted(os.listdir(FOLDER)) if os.path.isdir(FOLDER) else []:
         record = _look_up(name)
-        process = record.open_process() if record else None
-        if record and process is not None:
-            os.close(process)
+        if record and record.alive():
             found.append(record)
     return found
 
@@ -190,11 +202,9 @@ def find(name_or_conf: str, seconds: float = 10) -> Record:
             raise OverlayBootError(f"{record.name} is still being started: try again later")
         time.sleep(0.01)
         record.read()
-    process = record.open_process()
-    if process is None:
-        if record.lock():
-            record.clear()
-            raise NotRunning(f"{record.name} is not running; what a crash left has been cleared")
-        raise NotRunning(f"{record.name} is not running")
-    os.close(process)
-    return record
+    if record.alive():
+        return record
+    if record.lock():
+        record.clear()
+        raise NotRunning(f"{record.name} is not running; what a crash left has been cleared")
+    raise NotRunning(f"{record.name} is not running")

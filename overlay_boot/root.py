@@ -49,6 +49,12 @@ def steps(subhost: Subhost) -> list[Step]:
         plan.append(Step(name, do, lambda: detach(live)))
     plan.append(hook_step("POSTMOUNT", subhost.postmount, [live, subhost.upper]))
     plan += [share_step(subhost, share, made) for share in subhost.shares]
+
+    def proc() -> None:  # mounted by pid 1, in its own pid namespace
+        with Tree(live, subhost.upper, made) as tree:
+            os.close(tree.open("proc"))
+
+    plan.append(Step("make /proc's mount point", proc))
     return plan
 
 
