@@ -2,6 +2,7 @@
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import time
@@ -340,11 +341,13 @@ def test_a_shell_at_a_terminal_has_one_of_the_subhosts_own(subhost: Subhost) -> 
         os.execv(BIN / "overlay-go", ["overlay-go", subhost.name])
     os.write(terminal, b"tty; sleep 60 & exit $((40 + 2))\n")
     seen = b""
-    while True:
+    while select.select([terminal], [], [], 20)[0]:
         try:
             seen += os.read(terminal, 4096)
         except OSError:
             break
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42
+    else:
+        os.kill(pid, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42, seen
     assert b"/dev/pts/0" in seen
     os.close(terminal)
