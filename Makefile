@@ -18,7 +18,7 @@ help:
 # The packages of Debian that are missing, then a virtual environment with the commands in .venv/bin.
 setup: .venv/ready
 
-.venv/ready: Makefile pyproject.toml setup.py overlay_boot/reaper.c
+.venv/ready: Makefile pyproject.toml setup.py overlay_boot/reaper.c $(wildcard overlay_boot/*.py bin/*)
 	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done)
 	if [ -n "$$missing" ]; then
 	  echo "installing Debian packages$(if $(SUDO), with sudo,):" $$missing
@@ -27,8 +27,9 @@ setup: .venv/ready
 	fi
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	rm -f overlay_boot/reaper
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --config-settings editable_mode=compat --editable '.[dev]'
 	test -x overlay_boot/reaper
+	$(BIN)/python -m compileall -q overlay_boot
 	touch $@
 
 demo: setup

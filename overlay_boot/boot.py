@@ -16,10 +16,9 @@ end, and the other takes back what it has made.
 from __future__ import annotations
 
 import os
-import signal
 import time
 
-from overlay_boot import OverlayBootError, explain, net, root
+from overlay_boot import PATH, OverlayBootError, explain, root
 from overlay_boot.config import Draft, Subhost, program
 from overlay_boot.linux import (
     CLONE_NEWIPC,
@@ -31,9 +30,14 @@ from overlay_boot.linux import (
     MS_NOEXEC,
     MS_PRIVATE,
     MS_REC,
+    SIGKILL,
+    SIGTERM,
     become_subreaper,
     default_signals,
     detach,
+    ignore_signal,
+    kill_process,
+    loopback_up,
     mount,
     pivot_root,
     sethostname,
@@ -44,8 +48,11 @@ from overlay_boot.records import FOLDER, NETNS, Record, claim, start_time
 from overlay_boot.steps import Step, run, take_back
 from overlay_boot.tree import REAPER, Tree
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 NAMESPACES = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 GO = b"g"
 
 
@@ -76,7 +83,7 @@ class Boot:
         cables: list[Step] = []
         try:
             self.builder = int(self._hear("ready"))
-            run(net.steps(subhost, lambda: self.builder, self._say), cables)
+            run(cable_steps(subhost, lambda: self.builder, self._say), cables)
             os.write(self.down_write, GO)
             self._hear("ok")
             self.record.read()
@@ -108,7 +115,7 @@ class Boot:
         os.close(self.down_write)
         if self.builder:
             try:
-                os.kill(self.builder, signal.SIGTERM)  # the keeper reaps it only when it has ended
+                os.kill(self.builder, SIGTERM)  # the keeper reaps it only when it has ended
             except ProcessLookupError:
                 pass
         while os.read(self.up_read, 65536):
@@ -116,7 +123,7 @@ class Boot:
         self.record.read()
         process = self.record.open_process()
         if process is not None:
-            signal.pidfd_send_signal(process, signal.SIGKILL)
+            kill_process(process, SIGKILL)
         os.waitpid(self.keeper, 0)
 
     def wait_for_reaper(self) -> None:
@@ -173,7 +180,7 @@ class Boot:
     # --- the builder
 
     def _as_builder(self) -> None:
-        signal.signal(signal.SIGTERM, _raise_exit)
+        ignore_signal(SIGTERM)  # but for hooks of one's own, see run_command
         done: list[Step] = []
         status = 1
         try:
@@ -211,7 +218,7 @@ class Boot:
             if failure:
                 raise OverlayBootError(os.fsdecode(failure))
         except BaseException:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, SIGKILL)
             os.waitpid(pid, 0)
             raise
 
@@ -274,7 +281,7 @@ def namespace_steps(name: str) -> list[Step]:
         unshare(NAMESPACES)
         mount("", "/", flags=MS_REC | MS_PRIVATE)
         sethostname(name)
-        net.loopback_up()
+        loopback_up()
 
     def link() -> None:
         os.symlink(f"/proc/{os.getpid()}/ns/net", f"{NETNS}/{name}")
@@ -285,8 +292,15 @@ def namespace_steps(name: str) -> list[Step]:
     ]
 
 
-def _raise_exit(*_: object) -> None:
-    raise SystemExit("the boot was broken off")
+def cable_steps(
+    subhost: Subhost, pid: Callable[[], int], say: Callable[[str], None]
+) -> list[Step]:
+    """What makes the cables; the network's modules are loaded only if there are any."""
+    if not subhost.cables:
+        return []
+    from overlay_boot import net
+
+    return net.steps(subhost, pid, say)
 
 
 def boot(draft: Draft) -> Boot:
@@ -294,14 +308,16 @@ def boot(draft: Draft) -> Boot:
 
     Raises ConfigError with nothing touched, OverlayBootError with everything taken back.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     draft.subhost()
     draft.evaluate(("BASE", "NAME"))
     record = claim(draft.subhost().name)
     try:
         draft.evaluate()
         subhost = draft.subhost()
-        net.check_host(subhost)
+        if subhost.cables:
+            from overlay_boot.net import check_host
+
+            check_host(subhost)
         started = Boot(subhost, record, open_log(subhost.log))
     except BaseException:
         record.clear()
@@ -313,7 +329,7 @@ def boot(draft: Draft) -> Boot:
 def plan(subhost: Subhost) -> list[str]:
     """The names of a boot's steps, in order, for --check."""
     steps = namespace_steps(subhost.name)
-    steps += net.steps(subhost, os.getpid, print) + root.steps(subhost)
+    steps += cable_steps(subhost, os.getpid, print) + root.steps(subhost)
     init = " ".join(subhost.init)
     return [
         f"claim the name {subhost.name} in {FOLDER}",

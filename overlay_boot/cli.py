@@ -128,6 +128,10 @@ def _boot(arguments: list[str]) -> int:
     need_root("overlay-boot", arguments)
     from overlay_boot.boot import boot
 
+    if flags == ["--foreground"]:
+        import signal
+
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = boot(draft)
     try:
         print(f"{started.subhost.name}: running; its log is {started.subhost.log}", flush=True)

@@ -78,8 +78,13 @@ def run_command(
 ) -> bytes:
     """Run a command of the configuration in BASE, its messages into the log; returns its output
     if that is to be captured. Raises OverlayBootError if it fails."""
+    import signal
     import subprocess
 
+    def end(*_: object) -> None:
+        raise OverlayBootError("the boot was broken off")
+
+    before = signal.signal(signal.SIGTERM, end)  # which also ends the command
     try:
         done = subprocess.run(
             command,
@@ -93,6 +98,8 @@ def run_command(
         raise OverlayBootError(
             f"{variable} {command[0]} cannot be run: {error.strerror}: correct {variable}"
         ) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if done.returncode:
         raise OverlayBootError(
             f"{variable} {' '.join(command)} failed with exit status {done.returncode}: "
