@@ -14,7 +14,7 @@ import signal
 import termios
 import tty
 
-from overlay_boot import PATH
+from overlay_boot import PATH, explain
 from overlay_boot.enter import enter, status_of
 from overlay_boot.records import Record
 
@@ -57,7 +57,7 @@ def _execute(command: list[str]) -> None:
         except FileNotFoundError:
             pass
         except OSError as error:
-            status, reason = 126, error.strerror
+            status, reason = 126, explain(error)
     os.write(2, os.fsencode(f"overlay-go: {command[0]}: {reason}\n"))
     os._exit(status)
 
