@@ -10,10 +10,10 @@ PACKAGES = busybox-static gcc ifupdown iproute2 iputils-ping libc6-dev mmdebstra
 BIN = .venv/bin
 
 
-.PHONY: help setup demo lint test clean
+.PHONY: help setup demo bench lint test clean
 
 help:
-	@echo "make demo | setup | lint | test | clean"
+	@echo "make demo | setup | lint | test | bench | clean"
 
 # The packages of Debian that are missing, then a virtual environment with the commands in .venv/bin.
 setup: .venv/ready
@@ -45,3 +45,7 @@ test: lint
 
 clean:
 	rm -rf .venv build dist .cache *.egg-info .*_cache overlay_boot/reaper
+
+# Side by side with Debian's version and other containers; ARGS="--rounds 3 --many 20" is quicker.
+bench: setup
+	@$(SUDO) $(BIN)/python -m bench $(ARGS)
