@@ -45,7 +45,7 @@ from overlay_boot.linux import (
 )
 from overlay_boot.log import open_log, say
 from overlay_boot.records import FOLDER, NETNS, Record, claim, start_time
-from overlay_boot.steps import Step, run, take_back
+from overlay_boot.steps import BROKEN_OFF, Step, run, take_back
 from overlay_boot.tree import REAPER, Tree
 
 TYPE_CHECKING = False
@@ -88,13 +88,15 @@ class Boot:
             self._hear("ok")
             self.record.read()
             self.record.close()  # its lock is the keeper's alone now
-        except BaseException as error:
-            self._give_up()
-            message = take_back(cables, error)
+        except BaseException as caught:
+            failure = self._give_up()
+            # Where the builder failed, what broke here followed from it.
+            why = OverlayBootError(failure) if failure not in ("", BROKEN_OFF) else caught
+            message = take_back(cables, why)
             say(self.log, f"{subhost.name}: {message}")
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(caught, KeyboardInterrupt):
                 raise
-            raise OverlayBootError(message) from error
+            raise OverlayBootError(message) from caught
 
     def _say(self, message: str) -> None:
         say(self.log, message)
@@ -110,21 +112,24 @@ class Boot:
             )
         return rest
 
-    def _give_up(self) -> None:
-        """End the builder and what it started, and wait until the keeper has cleared up."""
+    def _give_up(self) -> str:
+        """End the builder and what it started, wait until the keeper has cleared up, and return
+        what the builder said it failed of."""
         os.close(self.down_write)
         if self.builder:
             try:
                 os.kill(self.builder, SIGTERM)  # the keeper reaps it only when it has ended
             except ProcessLookupError:
                 pass
-        while os.read(self.up_read, 65536):
-            pass
+        failure = ""
+        while message := os.read(self.up_read, 65536):
+            failure = os.fsdecode(message.removeprefix(b"failed "))
         self.record.read()
         process = self.record.open_process()
         if process is not None:
             kill_process(process, SIGKILL)
         os.waitpid(self.keeper, 0)
+        return failure if failure != "ok" else ""
 
     def wait_for_reaper(self) -> None:
         """Return when pid 1 has become /.reaper: START's services have been started."""
@@ -189,7 +194,7 @@ class Boot:
             run(root.steps(self.subhost), done)
             script = root.init_script(self.subhost)
             if os.read(self.down, 1) != GO:
-                raise OverlayBootError("overlay-boot broke off")
+                raise OverlayBootError(BROKEN_OFF)
             self._start_pid1(script)
             os.write(self.up, b"ok")
             status = 0

@@ -13,7 +13,7 @@ from overlay_boot import OverlayBootError, hooks
 from overlay_boot.check import open_source
 from overlay_boot.config import Share, Subhost, program
 from overlay_boot.linux import bind, detach, mount
-from overlay_boot.steps import Step
+from overlay_boot.steps import BROKEN_OFF, Step
 from overlay_boot.tree import Tree, at, remove
 
 
@@ -82,7 +82,7 @@ def run_command(
     import subprocess
 
     def end(*_: object) -> None:
-        raise OverlayBootError("the boot was broken off")
+        raise OverlayBootError(BROKEN_OFF)
 
     before = signal.signal(signal.SIGTERM, end)  # which also ends the command
     try:
