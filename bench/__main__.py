@@ -184,7 +184,7 @@ def many(ours: Implementation, folder: Path, count: int) -> dict[str, float]:
     try:
         for each in all_of_them:
             each.conf.write_text(CONF.format(cables=""))
-            boot = [OURS / "overlay-boot", "--wait", each.conf]
+            boot: list[str | Path] = [OURS / "overlay-boot", "--wait", each.conf]
             times.append(milliseconds(partial(quiet, *boot)))
         tenth = max(1, count // 10)
         for each in all_of_them[::tenth]:
