@@ -27,7 +27,7 @@ from vm.qmp import QMP
 
 PROGRAM = "qemu-system-x86_64"
 SMALL_INIT = "/usr/local/sbin/vm-init"
-CMDLINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 panic=-1 loglevel=4"
+CMDLINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 panic=-1 loglevel=4 systemd.show_status=false"
 CAPABILITIES = [
     {"capability": "x-ignore-shared", "state": True},
     {"capability": "events", "state": True},
