@@ -22,5 +22,15 @@ did not do what was asked CommandFailed (an AssertionError), one that took too l
 """
 
 from vm.machine import CommandFailed, CommandTimeout, Machine, MachineError, Result
+from vm.pool import Pool
+from vm.start import up
 
-__all__ = ["CommandFailed", "CommandTimeout", "Machine", "MachineError", "Result"]
+__all__ = [
+    "CommandFailed",
+    "CommandTimeout",
+    "Machine",
+    "MachineError",
+    "Pool",
+    "Result",
+    "up",
+]

@@ -39,16 +39,15 @@ def run() -> Path:
 
 def memory() -> Path:
     """Where the memory of machines is kept: in memory where there is room, else the run folder."""
-    shm = Path("/dev/shm")
-    if os.access(shm, os.W_OK) and shutil.disk_usage(shm).free > 2 << 30:
-        return private(shm / f"vm-{os.geteuid()}{_suffix()}")
+    shm = _shared_memory()
+    if os.access(shm.parent, os.W_OK) and shutil.disk_usage(shm.parent).free > 2 << 30:
+        return private(shm)
     return run()
 
 
-def _suffix() -> str:
-    """Tells run folders apart in the one place that they share."""
-    named = os.environ.get("VM_RUN")
-    return "-" + named.strip("/").replace("/", "-") if named else ""
+def _shared_memory() -> Path:
+    """The run folder's counterpart in /dev/shm."""
+    return Path("/dev/shm") / str(run()).strip("/").replace("/", "-")
 
 
 def private(folder: Path) -> Path:
@@ -107,7 +106,9 @@ def abandoned(parent: Path) -> Iterator[Path]:
 def sweep() -> list[str]:
     """Clear what aborted runs left: their processes, machines and half-built images; names them."""
     gone = []
-    for parent in {run(), memory(), private(cache() / "building")}:
+    for parent in (run(), _shared_memory(), cache() / "building"):
+        if not parent.exists():
+            continue
         for folder in abandoned(parent):
             kill_recorded(folder / "pid")
             remove(folder)
@@ -117,7 +118,8 @@ def sweep() -> list[str]:
 
 def remove(folder: Path) -> None:
     """Remove a folder and all in it; one that is not there is fine."""
-    shutil.rmtree(folder, ignore_errors=False) if folder.exists() else None
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def started(pid: int) -> str | None:

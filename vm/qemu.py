@@ -8,26 +8,23 @@ from a copy of its memory.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from vm import folders
 from vm.channel import Channel
 from vm.image import Image
 from vm.machine import Machine, MachineError, Result
 from vm.qmp import QMP
+from vm.shape import Shape
 
-PROGRAM = "qemu-system-x86_64"
-SMALL_INIT = "/usr/local/sbin/vm-init"
-CMDLINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 panic=-1 loglevel=4 systemd.show_status=false"
 CAPABILITIES = [
     {"capability": "x-ignore-shared", "state": True},
     {"capability": "events", "state": True},
@@ -35,41 +32,28 @@ CAPABILITIES = [
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a machine is made of; a state restores only into the same shape."""
-
-    kernel: str
-    initrd: str
-    accelerator: str
-    memory: int = 512  # MiB
-    cpus: int = 2
-    init: str = "systemd"
-    network: bool = False  # whether the guest reaches beyond this machine
-
-    @property
-    def key(self) -> str:
-        """A name for this shape on this machine: of QEMU, the processor and all the rest."""
-        version = subprocess.run([PROGRAM, "--version"], capture_output=True, check=True).stdout
-        model = re.search(r"model name.*", Path("/proc/cpuinfo").read_text())
-        parts = (asdict(self), version.decode(), model and model[0])
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
-
-
-@dataclass(frozen=True)
 class Frozen:
-    """A machine's whole state in a folder: `state`, `disk.qcow2`, shape.json; and its memory."""
+    """A machine's whole state in a folder: `state`, disk.qcow2, frozen.json; and its memory."""
 
     folder: Path
-    memory: Path
 
     @property
-    def shape(self) -> Shape:
-        """The shape that it restores into."""
-        return Shape(**json.loads((self.folder / "shape.json").read_text()))
+    def about(self) -> dict[str, Any]:
+        """What frozen.json holds."""
+        value: dict[str, Any] = json.loads((self.folder / "frozen.json").read_text())
+        return value
 
-    def start(self, name: str, *, private: bool = True, detached: bool = False) -> QemuMachine:
+    @property
+    def memory(self) -> Path:
+        """The memory file, which may lie elsewhere."""
+        return self.folder / str(self.about["memory"])
+
+    def start(
+        self, name: str, *, private: bool = True, detached: bool = False, network: bool = False
+    ) -> QemuMachine:
         """A machine that goes on from here. A private one is faster and cannot be frozen."""
-        machine = QemuMachine(name, self.shape, detached=detached)
+        shape = Shape(**self.about["shape"] | {"network": network})
+        machine = QemuMachine.make(name, shape, detached=detached)
         try:
             machine.snapshots[""] = self
             machine._thaw(self, private=private)
@@ -84,32 +68,45 @@ class QemuMachine(Machine):
 
     can_clone = True
 
-    def __init__(self, name: str, shape: Shape, *, detached: bool = False) -> None:
-        """Only the folders: `detached` leaves the machine running when this process ends."""
-        self.shape = shape
+    def __init__(
+        self,
+        folder: Path,
+        shape: Shape,
+        memory: Path,
+        locks: list[folders.Lock],
+        *,
+        detached: bool,
+    ) -> None:
+        """Only what is known of it; nothing runs yet."""
+        self.name = folder.name
+        self.folder, self.shape, self.memory = folder, shape, memory
         self.snapshots: dict[str, Frozen] = {}
-        self.folder, lock = folders.claim(folders.run(), name)
-        self.name = self.folder.name
-        memory = folders.memory() / self.name
-        memory.mkdir(mode=0o700, exist_ok=True)  # the same folder where memory lies with the rest
-        self.memory = memory / "ram"
-        self._locks = [lock]
-        if memory != self.folder:
-            self._locks.append(folders.Lock(memory / "lock"))
+        self._locks = locks
         self._detached = detached
         self._process: subprocess.Popen[bytes] | None = None
         self._qmp: QMP | None = None
         self._channel: Channel | None = None
         self._private = False
-        self._port: int | None = None
-        self._write_json("machine.json", asdict(shape) | {"memory_file": str(self.memory)})
+
+    @classmethod
+    def make(cls, name: str, shape: Shape, *, detached: bool = False) -> Self:
+        """A machine's folders. A `detached` one runs on when this process ends."""
+        folder, lock = folders.claim(folders.run(), name)
+        memory = folders.memory() / folder.name
+        locks = [lock]
+        if memory != folder:  # else memory lies with all the rest
+            memory.mkdir(mode=0o700)
+            locks.append(folders.Lock(memory / "lock"))
+        about = {"detached": detached, "memory": str(memory / "ram"), "shape": asdict(shape)}
+        (folder / "machine.json").write_text(json.dumps(about, indent=2) + "\n")
+        return cls(folder, shape, memory / "ram", locks, detached=detached)
 
     @classmethod
     def boot(
         cls, image: Image, shape: Shape, name: str, *, detached: bool = False, timeout: float = 120
     ) -> QemuMachine:
         """Start a machine from an image; returns when commands run in it."""
-        machine = cls(name, shape, detached=detached)
+        machine = cls.make(name, shape, detached=detached)
         try:
             machine._overlay(image.disk)
             machine._launch()
@@ -117,6 +114,22 @@ class QemuMachine(Machine):
         except BaseException:
             machine.close()
             raise
+        return machine
+
+    @classmethod
+    def attach(cls, folder: Path) -> Self:
+        """Reach a detached machine that another process started: to use it, or to close it."""
+        about = json.loads((folder / "machine.json").read_text())
+        shape, memory = Shape(**about["shape"]), Path(about["memory"])
+        machine = cls(folder, shape, memory, [], detached=True)
+        machine._private = True  # it cannot be frozen from here
+        try:
+            machine._qmp = QMP(machine._connect("qmp"))
+            machine._channel = Channel(machine._connect("agent"))
+            machine._hello(20)
+        except MachineError as error:
+            machine._disconnect()
+            raise machine._broken(error) from error
         return machine
 
     # What every machine does
@@ -150,11 +163,12 @@ class QemuMachine(Machine):
         self._qmp.execute("migrate", uri="fd:state")
         self._qmp.wait("MIGRATION", status="completed", timeout=30)
         self._end()
-        shutil.move(self.memory, memory)
-        (self.folder / "disk.qcow2").rename(folder / "disk.qcow2")
-        shape = json.dumps(asdict(self.shape), indent=2)
-        (folder / "shape.json").write_text(shape + "\n")
-        return Frozen(folder, memory)
+        _move(self.memory, memory)
+        _move(self.folder / "disk.qcow2", folder / "disk.qcow2")
+        kept = memory.name if memory.parent == folder else str(memory)
+        about = {"memory": kept, "shape": asdict(self.shape)}
+        (folder / "frozen.json").write_text(json.dumps(about, indent=2) + "\n")
+        return Frozen(folder)
 
     def restore(self, name: str) -> None:
         """Put the machine back, in well under a second."""
@@ -237,7 +251,7 @@ class QemuMachine(Machine):
             memory = frozen.memory
         else:
             memory = self.memory
-            subprocess.run(["cp", "--sparse=auto", frozen.memory, memory], check=True)
+            _copy(frozen.memory, memory)
             self._overlay(frozen.folder / "disk.qcow2")
         disk = frozen.folder / "disk.qcow2" if private else self.folder / "disk.qcow2"
         self._private = private
@@ -247,6 +261,7 @@ class QemuMachine(Machine):
         with (frozen.folder / "state").open("rb") as state:
             self._qmp.execute("getfd", fd=state.fileno(), fdname="state")
         self._qmp.execute("migrate-incoming", uri="fd:state")
+        self._qmp.wait("MIGRATION", status="completed", timeout=30)
         self._hello(30, set_clock=True)
 
     def _overlay(self, backing: Path) -> None:
@@ -264,12 +279,14 @@ class QemuMachine(Machine):
         fds = [listener.fileno() for listener in listening.values()]
         if self._detached:
             fds += [lock.fd for lock in self._locks]
-        command = self._command(
-            memory or self.memory,
+        command = self.shape.command(
+            self.folder,
             disk or self.folder / "disk.qcow2",
+            memory or self.memory,
             {name: listener.fileno() for name, listener in listening.items()},
+            private=self._private,
         )
-        command += ["-incoming", "defer"] if incoming else self._boot_arguments()
+        command += ["-incoming", "defer"] if incoming else self.shape.boot()
         with (self.folder / "qemu.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -288,51 +305,6 @@ class QemuMachine(Machine):
             self._channel = Channel(self._connect("agent"))
         except MachineError as error:
             raise self._broken(error) from error
-
-    def _boot_arguments(self) -> list[str]:
-        init = "" if self.shape.init == "systemd" else f" init={SMALL_INIT}"
-        kernel = ["-kernel", self.shape.kernel, "-initrd", self.shape.initrd]
-        return [*kernel, "-append", CMDLINE + init]
-
-    def _command(self, memory: Path, disk: Path, fds: dict[str, int]) -> list[str]:
-        shape = self.shape
-        share = "off" if self._private else "on"
-        snapshot = "on" if self._private else "off"
-        accelerator = "tcg,thread=multi" if shape.accelerator == "tcg" else shape.accelerator
-        restrict = "off" if shape.network else "on"
-        options = {
-            "-name": self.name,
-            "-machine": "q35,memory-backend=ram",
-            "-accel": accelerator,
-            "-cpu": "max" if shape.accelerator == "tcg" else "host",
-            "-smp": str(shape.cpus),
-            "-m": f"{shape.memory}M",
-            "-object": f"memory-backend-file,id=ram,size={shape.memory}M,"
-            f"mem-path={memory},share={share}",
-            "-display": "none",
-            "-rtc": "base=utc",
-            "-sandbox": "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=allow",
-            "-serial": "chardev:console",
-            "-mon": "chardev=qmp,mode=control",
-            "-netdev": f"user,id=net,restrict={restrict}",
-            "-drive": f"if=none,id=disk,format=qcow2,file={disk},snapshot={snapshot},cache=unsafe",
-        }
-        repeated = [
-            ("-chardev", f"file,id=console,path={self.folder}/console.log,append=on"),
-            *(
-                ("-chardev", f"socket,id={name},fd={fd},server=on,wait=off")
-                for name, fd in fds.items()
-            ),
-            ("-object", "rng-random,id=rng,filename=/dev/urandom"),
-            ("-device", "virtio-blk-pci,drive=disk"),
-            ("-device", "virtio-net-pci,netdev=net,romfile="),
-            ("-device", "virtio-rng-pci,rng=rng"),
-            ("-device", "virtio-serial-pci"),
-            ("-device", "virtserialport,chardev=agent,name=vm.agent"),
-        ]
-        pairs = [*options.items(), *repeated]
-        flags = ["-nodefaults", "-no-user-config", "-no-reboot"]
-        return [PROGRAM, *flags, *(word for pair in pairs for word in pair)]
 
     def _listen(self, name: str) -> socket.socket:
         path = self.folder / name
@@ -373,12 +345,27 @@ class QemuMachine(Machine):
                 raise MachineError(f"{self.name}: did not shut down within {timeout:g} s")
             time.sleep(0.02)
 
-    def _end(self) -> None:
-        """End QEMU and the connections to it."""
+    def _disconnect(self) -> None:
         for connection in (self._qmp, self._channel):
             if connection is not None:
                 connection.close()
         self._qmp = self._channel = None
+
+    def _end(self) -> None:
+        """End QEMU and the connections to it."""
+        if (self.folder / "ssh").exists():  # the shared ssh connection of `ssh_command`
+            leave = [
+                "ssh",
+                "-F",
+                "none",
+                "-o",
+                f"ControlPath={self.folder}/ssh",
+                "-O",
+                "exit",
+                "x",
+            ]
+            subprocess.run(leave, stderr=subprocess.DEVNULL, check=False)
+        self._disconnect()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -386,5 +373,16 @@ class QemuMachine(Machine):
         else:
             folders.kill_recorded(self.folder / "pid")
 
-    def _write_json(self, name: str, value: object) -> None:
-        (self.folder / name).write_text(json.dumps(value, indent=2) + "\n")
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a large file that is mostly holes."""
+    subprocess.run(["cp", "--sparse=always", str(source), str(target)], check=True)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename a file, or copy it where the target lies on another file system."""
+    try:
+        source.rename(target)
+    except OSError:
+        _copy(source, target)
+        source.unlink()
