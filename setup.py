@@ -8,7 +8,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 from setuptools.dist import Distribution
 
-FLAGS = "-std=c11 -Os -Wall -Wextra -Werror -static -s -Wl,-z,noseparate-code,--build-id=none"
+FLAGS = "-std=c11 -Os -Wall -Wextra -static -s -Wl,-z,noseparate-code,--build-id=none"
 
 
 class BuildReaper(build_py):

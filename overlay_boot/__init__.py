@@ -1,0 +1,33 @@
+"""overlay-boot(8): start, enter, list and stop subhosts.
+
+A subhost is a light container whose root is an overlay over the main host's own root. The way of
+one boot: cli -> config (text to one Subhost) -> boot (an ordered plan of steps) -> root, net and
+init (what the steps do) -> pid 1. Nothing below cli prints or exits; it raises OverlayBootError.
+
+Modules import only what a boot needs on its way: start-up time is part of the product.
+"""
+
+
+class OverlayBootError(Exception):
+    """A failure told to the user in one line: what failed, on which path, what to do."""
+
+    status = 1
+
+
+class ConfigError(OverlayBootError):
+    """Mistakes in a configuration file or on the command line, one line each."""
+
+    status = 2
+
+
+class NotRunning(OverlayBootError):
+    """The subhost that was named is not running."""
+
+    status = 3
+
+
+def explain(error: BaseException) -> str:
+    """An error in a few words: for a system call's, the path and the kernel's reason."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__

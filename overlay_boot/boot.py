@@ -1,0 +1,324 @@
+"""The way of one boot, from a Draft to a running pid 1 (decisions 15, 16, 20 to 22).
+
+Four processes take part, and only the two smallest stay:
+
+    overlay-boot   claims the name, makes the cables, returns when pid 1 has been exec'ed
+    keeper         its child; becomes a static program that waits for the end of the subhost and
+                   removes its name (reaper.c)
+    builder        the keeper's child, in the new namespaces: sets the root up, starts pid 1, ends
+    pid 1          the builder's child, left to the keeper: changes its root, runs INIT's commands
+
+overlay-boot and the builder work at the same time. "up" tells the first that the namespaces stand
+and how it ended; "down" tells the second that the cables stand. Whoever fails or dies closes its
+end, and the other takes back what it has made.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from overlay_boot import OverlayBootError, explain, net, root
+from overlay_boot.config import Draft, Subhost, program
+from overlay_boot.linux import (
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUTS,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_PRIVATE,
+    MS_REC,
+    become_subreaper,
+    default_signals,
+    detach,
+    mount,
+    pivot_root,
+    sethostname,
+    unshare,
+)
+from overlay_boot.log import open_log, say
+from overlay_boot.records import FOLDER, NETNS, Record, claim, start_time
+from overlay_boot.steps import Step, run, take_back
+from overlay_boot.tree import REAPER, Tree
+
+NAMESPACES = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+GO = b"g"
+
+
+class Boot:
+    """One subhost on its way up: what the processes that take part share."""
+
+    def __init__(self, subhost: Subhost, record: Record, log: int) -> None:
+        self.subhost = subhost
+        self.record = record
+        self.log = log
+        # Packets: two messages never run into one.
+        self.up_read, self.up = os.pipe2(os.O_CLOEXEC | os.O_DIRECT)
+        self.down, self.down_write = os.pipe()
+        self.keeper = 0
+        self.builder = 0
+
+    # --- overlay-boot itself
+
+    def start(self) -> None:
+        """Boot; returns when pid 1 runs INIT's commands. Raises with everything taken back."""
+        subhost = self.subhost
+        say(self.log, f"{subhost.name}: booting {subhost.conf}")
+        self.keeper = os.fork()
+        if self.keeper == 0:
+            self._as_keeper()
+        os.close(self.up)
+        os.close(self.down)
+        cables: list[Step] = []
+        try:
+            self.builder = int(self._hear("ready"))
+            run(net.steps(subhost, lambda: self.builder, self._say), cables)
+            os.write(self.down_write, GO)
+            self._hear("ok")
+            self.record.read()
+            self.record.close()  # its lock is the keeper's alone now
+        except BaseException as error:
+            self._give_up()
+            message = take_back(cables, error)
+            say(self.log, f"{subhost.name}: {message}")
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise OverlayBootError(message) from error
+
+    def _say(self, message: str) -> None:
+        say(self.log, message)
+
+    def _hear(self, expected: str) -> str:
+        """The builder's next message, which begins with one word that says what it is."""
+        word, _, rest = os.fsdecode(os.read(self.up_read, 65536)).partition(" ")
+        if word == "failed":
+            raise OverlayBootError(rest)
+        if word != expected:
+            raise OverlayBootError(
+                f"{self.subhost.name}: the boot broke off: see {self.subhost.log}"
+            )
+        return rest
+
+    def _give_up(self) -> None:
+        """End the builder and what it started, and wait until the keeper has cleared up."""
+        os.close(self.down_write)
+        if self.builder:
+            try:
+                os.kill(self.builder, signal.SIGTERM)  # the keeper reaps it only when it has ended
+            except ProcessLookupError:
+                pass
+        while os.read(self.up_read, 65536):
+            pass
+        self.record.read()
+        process = self.record.open_process()
+        if process is not None:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        os.waitpid(self.keeper, 0)
+
+    def wait_for_reaper(self) -> None:
+        """Return when pid 1 has become /.reaper: START's services have been started."""
+        pid = self.record.pid
+        while self.record.alive():
+            with open(f"/proc/{pid}/comm") as comm:
+                if comm.read() == ".reaper\n":
+                    return
+            time.sleep(0.005)
+        raise OverlayBootError(
+            f"{self.subhost.name}: it ended before /.reaper ran: see {self.subhost.log}"
+        )
+
+    def wait_for_end(self) -> None:
+        """Return when the subhost has ended and all of it is gone."""
+        os.waitpid(self.keeper, 0)
+
+    # --- the keeper
+
+    def _as_keeper(self) -> None:
+        try:
+            os.setsid()
+            os.umask(0o022)
+            null = os.open("/dev/null", os.O_RDWR)
+            for number, fd in enumerate((null, self.log, self.log)):
+                os.dup2(fd, number)
+            kept = [2, *sorted((self.record.fd, self.up, self.down)), 1 << 20]
+            for place, fd in enumerate(kept[1:]):
+                os.closerange(kept[place] + 1, fd)
+            os.chdir("/")
+            become_subreaper()
+            builder = os.fork()
+            if builder == 0:
+                self._as_builder()
+            os.set_inheritable(self.record.fd, True)
+            arguments = ["--keep", str(builder), self.record.netns, self.record.path]
+            default_signals()
+            os.execve(REAPER, ["overlay-boot", *arguments, *self._ifdown()], {"PATH": PATH})
+        except BaseException as error:  # noqa: BLE001  a forked child returns to nobody
+            os.write(
+                self.up, b"failed " + os.fsencode(f"cannot start the keeper: {explain(error)}")
+            )
+        finally:
+            os._exit(1)
+
+    def _ifdown(self) -> list[str]:
+        """The command that takes down what ifup took up; it passes over what ifup did not."""
+        names = [cable.host for cable in reversed(self.subhost.cables) if not cable.bridge]
+        ifdown = [folder + "/ifdown" for folder in PATH.split(":")]
+        found = [path for path in ifdown if os.access(path, os.X_OK)]
+        return [found[0], *names] if names and found else []
+
+    # --- the builder
+
+    def _as_builder(self) -> None:
+        signal.signal(signal.SIGTERM, _raise_exit)
+        done: list[Step] = []
+        status = 1
+        try:
+            run(namespace_steps(self.subhost.name), done)
+            os.write(self.up, f"ready {os.getpid()}".encode())
+            run(root.steps(self.subhost), done)
+            script = root.init_script(self.subhost)
+            if os.read(self.down, 1) != GO:
+                raise OverlayBootError("overlay-boot broke off")
+            self._start_pid1(script)
+            os.write(self.up, b"ok")
+            status = 0
+        except BaseException as error:  # noqa: BLE001
+            os.write(self.up, b"failed " + os.fsencode(take_back(done, error)))
+        finally:
+            os._exit(status)
+
+    def _start_pid1(self, script: str) -> None:
+        """Start pid 1 and enter it into the record; returns when it runs the script."""
+        unshare(CLONE_NEWPID)
+        result_read, result = os.pipe()
+        go_read, go = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(go)
+            self._as_pid1(script, go_read, result)
+        os.close(result)
+        try:
+            new = f"{self.record.netns} {pid}"  # no subhost's name has a space
+            os.symlink(f"/proc/{pid}/ns/net", new)
+            os.rename(new, self.record.netns)
+            self._write_record(pid)
+            os.write(go, GO)
+            failure = os.read(result_read, 65536)
+            if failure:
+                raise OverlayBootError(os.fsdecode(failure))
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+
+    def _write_record(self, pid: int) -> None:
+        subhost = self.subhost
+        default_init = subhost.init == [program("overlay-init")]
+        self.record.write(
+            {
+                "PID": str(pid),  # first: the keeper looks for it there
+                "STARTED": start_time(pid),
+                "SINCE": str(int(time.time())),
+                "ROOT": subhost.kind,
+                "INTERFACES": " ".join(cable.host for cable in subhost.cables),
+                "STOP": " ".join(subhost.start) if default_init else "",
+                "CONFIG": subhost.conf,
+                **subhost.values,
+            }
+        )
+
+    # --- pid 1
+
+    def _as_pid1(self, script: str, go: int, result: int) -> None:
+        """Change the root to LIVE and run the script with the subhost's own /bin/sh.
+
+        The root is changed in a mount namespace of pid 1's own, since pivot_root(2) changes it for
+        every process of the namespace, the builder too.
+        """
+        at = "start pid 1"
+        try:
+            live = self.subhost.live
+            os.setsid()
+            unshare(CLONE_NEWNS)
+            with Tree(live, self.subhost.upper, []) as tree:
+                tree.mount("proc", "proc", MS_NODEV | MS_NOEXEC)
+            os.chdir(live)
+            pivot_root(".", ".")
+            detach(".")
+            os.chdir("/")
+            if os.path.exists("/dev/null"):
+                os.dup2(os.open("/dev/null", os.O_RDWR), 0)
+            if os.read(go, 1) != GO:
+                return
+            default_signals()
+            at = "run the subhost's /bin/sh"
+            os.execve("/bin/sh", ["/bin/sh", "-c", script, "overlay-init"], {"PATH": PATH})
+        except BaseException as error:  # noqa: BLE001
+            os.write(result, os.fsencode(f"cannot {at}: {explain(error)}"))
+        finally:
+            os._exit(1)
+
+
+def namespace_steps(name: str) -> list[Step]:
+    """The namespaces, and the network namespace's name for ip-netns(8).
+
+    The name is a symbolic link into /proc rather than a mount: it shows in no mount table and
+    keeps no namespace alive.
+    """
+
+    def namespaces() -> None:
+        unshare(NAMESPACES)
+        mount("", "/", flags=MS_REC | MS_PRIVATE)
+        sethostname(name)
+        net.loopback_up()
+
+    def link() -> None:
+        os.symlink(f"/proc/{os.getpid()}/ns/net", f"{NETNS}/{name}")
+
+    return [
+        Step(f"make namespaces: mount, network, ipc, uts (hostname {name}) and pid", namespaces),
+        Step(f"name the network namespace {NETNS}/{name}", link),
+    ]
+
+
+def _raise_exit(*_: object) -> None:
+    raise SystemExit("the boot was broken off")
+
+
+def boot(draft: Draft) -> Boot:
+    """Boot the subhost of a configuration; returns once pid 1 runs INIT's commands.
+
+    Raises ConfigError with nothing touched, OverlayBootError with everything taken back.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    draft.subhost()
+    draft.evaluate(("BASE", "NAME"))
+    record = claim(draft.subhost().name)
+    try:
+        draft.evaluate()
+        subhost = draft.subhost()
+        net.check_host(subhost)
+        started = Boot(subhost, record, open_log(subhost.log))
+    except BaseException:
+        record.clear()
+        raise
+    started.start()
+    return started
+
+
+def plan(subhost: Subhost) -> list[str]:
+    """The names of a boot's steps, in order, for --check."""
+    steps = namespace_steps(subhost.name)
+    steps += net.steps(subhost, os.getpid, print) + root.steps(subhost)
+    init = " ".join(subhost.init)
+    return [
+        f"claim the name {subhost.name} in {FOLDER}",
+        f"open the log {subhost.log}",
+        *(step.name for step in steps),
+        f"get the commands of pid 1 from INIT {init}",
+        "start pid 1: mount /proc, change the root, run the commands with /bin/sh",
+    ]

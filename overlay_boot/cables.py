@@ -1,0 +1,85 @@
+"""CABLES to interfaces: the grammar and the naming (overlay-boot(8), Networking; decisions 6, 7)."""
+
+from __future__ import annotations
+
+MAX_NAME = 15  # IFNAMSIZ less the terminating zero
+
+
+class Cable:
+    """One specifier: a veth pair, or a VLAN interface on the pair before it."""
+
+    def __init__(self, host: str, bridge: str, peer: str = "", mac: str = "", tag: int = 0):
+        self.host = host  # the interface on the main host
+        self.bridge = bridge  # empty: ifup is tried
+        self.peer = peer  # the subhost's end; empty for a VLAN
+        self.mac = mac  # of the subhost's end; empty: the kernel's choice
+        self.tag = tag  # 0: not a VLAN
+        self.carrier = host.rpartition(".")[0] if tag else ""
+
+    def __str__(self) -> str:
+        ends = f"VLAN {self.host}" if self.tag else f"cable {self.host} - {self.peer}"
+        return ends + (f" in bridge {self.bridge}" if self.bridge else "")
+
+
+def parse_cables(name: str, text: str) -> tuple[list[Cable], list[str]]:
+    """The cables that CABLES declares for the subhost name, and what is wrong with it."""
+    cables: list[Cable] = []
+    wrong: list[str] = []
+    count = 0
+    for word in text.split():
+        bridge, equals, right = word.partition("=")
+        problem = "" if equals else "it has no =: write [bridge]=[MAC address or .tag]"
+        if equals and right.startswith("."):
+            problem = _tag_problem(right[1:]) or ("" if count else "no cable stands before it")
+            if not problem:
+                tag = int(right[1:])
+                cables.append(Cable(f"{name}{count - 1}.{tag}", bridge, tag=tag))
+        elif equals:
+            problem = _mac_problem(right)
+            cables.append(Cable(f"{name}{count}", bridge, f"eth{count}", right.lower()))
+            count += 1
+        if problem:
+            wrong.append(f"CABLES: {word!r}: {problem}")
+    for cable in cables:
+        wrong += [f"CABLES: {text}" for text in _name_problems(cable)]
+    hosts = [cable.host for cable in cables]
+    twice = sorted({host for host in hosts if hosts.count(host) > 1})
+    wrong += [f"CABLES: {host} is declared twice: give each VLAN once" for host in twice]
+    return cables, wrong
+
+
+def _tag_problem(tag: str) -> str:
+    if not (tag.isascii() and tag.isdigit() and 1 <= int(tag) <= 4095):
+        return "a VLAN tag is a number from 1 to 4095"
+    if int(tag) == 4095:
+        return "the kernel refuses VLAN 4095, which 802.1Q reserves: choose 1 to 4094"
+    return ""
+
+
+def _mac_problem(mac: str) -> str:
+    if not mac:
+        return ""
+    parts = mac.split(":")
+    if len(parts) != 6 or any(len(part) != 2 for part in parts):
+        return "a MAC address is six pairs of hexadecimal digits with colons between"
+    try:
+        address = bytes.fromhex(mac.replace(":", ""))
+    except ValueError:
+        return "a MAC address is six pairs of hexadecimal digits with colons between"
+    if address[0] & 1 or not any(address):
+        return "not an address for one interface: the first pair must be even, and not all zero"
+    return ""
+
+
+def _name_problems(cable: Cable) -> list[str]:
+    problems = []
+    if len(cable.host) > MAX_NAME:
+        problems.append(
+            f"the interface name {cable.host} has {len(cable.host)} characters, "
+            f"the kernel takes {MAX_NAME}: shorten NAME"
+        )
+    if set(cable.host) & set(":%"):
+        problems.append(f"the kernel takes no : or % in an interface name: {cable.host}")
+    if len(cable.bridge) > MAX_NAME or set(cable.bridge) & set("/:"):
+        problems.append(f"{cable.bridge!r} cannot be the name of a bridge")
+    return problems

@@ -1,0 +1,153 @@
+"""Virtual cables and the network namespace's name (overlay-boot(8), Networking; decisions 6 to 9).
+
+rtnetlink is spoken by pyroute2. Its package imports everything it has at once (160 ms of a boot),
+so only the part for routes and links is loaded here (80 ms), while the root is being set up.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+import sys
+
+from overlay_boot import OverlayBootError
+from overlay_boot.cables import Cable
+from overlay_boot.config import Subhost
+from overlay_boot.steps import Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyroute2 import IPRoute
+
+SIOCGIFFLAGS = 0x8913
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 1
+
+
+def loopback_up() -> None:
+    """Set lo up in the current network namespace (netdevice(7))."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        request = struct.pack("16sh14x", b"lo", 0)
+        flags = struct.unpack("16sh14x", fcntl.ioctl(sock, SIOCGIFFLAGS, request))[1]
+        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | IFF_UP))
+
+
+def iproute() -> IPRoute:
+    """An rtnetlink socket in the current network namespace."""
+    if "pyroute2" not in sys.modules:
+        import importlib.util
+        import types
+
+        spec = importlib.util.find_spec("pyroute2")
+        if spec is None or spec.submodule_search_locations is None:
+            raise OverlayBootError("the Python package pyroute2 is missing: install it for CABLES")
+        package = types.ModuleType("pyroute2")
+        package.__path__ = list(spec.submodule_search_locations)
+        sys.modules["pyroute2"] = package
+    from pyroute2.iproute.linux import IPRoute
+
+    return IPRoute()
+
+
+def check_host(subhost: Subhost) -> None:
+    """Raise if a bridge is missing or an interface's name is taken on the main host."""
+    for cable in subhost.cables:
+        if cable.bridge and not os.path.isdir(f"/sys/class/net/{cable.bridge}/bridge"):
+            exists = os.path.exists(f"/sys/class/net/{cable.bridge}")
+            raise OverlayBootError(
+                f"CABLES: {cable.bridge} is {'no bridge' if exists else 'not there'}: make it with "
+                f"ip link add {cable.bridge} type bridge, or correct CABLES"
+            )
+        if os.path.exists(f"/sys/class/net/{cable.host}"):
+            raise OverlayBootError(
+                f"CABLES: the interface {cable.host} is there already: remove it with "
+                f"ip link delete {cable.host}, or choose another NAME"
+            )
+
+
+def steps(subhost: Subhost, pid: Callable[[], int], say: Callable[[str], None]) -> list[Step]:
+    """What makes the cables. pid gives a process in the subhost's network namespace, say writes a
+    line into the log."""
+    plan = []
+    for cable in subhost.cables:
+
+        def do(cable: Cable = cable) -> None:
+            make_cable(cable, pid(), say)
+
+        def undo(cable: Cable = cable) -> None:
+            delete_links([cable.host])
+
+        plan.append(Step(f"make {cable}", do, undo))
+    return plan
+
+
+def make_cable(cable: Cable, pid: int, say: Callable[[str], None]) -> None:
+    """Make one cable or VLAN interface, set it up, and put it into its bridge or try ifup."""
+    with iproute() as ip:
+        try:
+            if cable.tag:
+                carrier = _index(ip, cable.carrier)
+                ip.link("add", ifname=cable.host, kind="vlan", link=carrier, vlan_id=cable.tag)
+            else:
+                peer: dict[str, str | int] = {"ifname": cable.peer, "net_ns_pid": pid}
+                if cable.mac:
+                    peer["address"] = cable.mac
+                ip.link("add", ifname=cable.host, kind="veth", peer=peer)
+            index = _index(ip, cable.host)
+            if cable.bridge:
+                ip.link("set", index=index, master=_index(ip, cable.bridge))
+            elif ifup(cable.host, say):
+                return
+            ip.link("set", index=index, state="up")
+        except Exception as error:
+            if os.path.exists(f"/sys/class/net/{cable.host}"):
+                ip.link("del", ifname=cable.host)
+            reason = error.args[-1] if error.args else error
+            raise OverlayBootError(f"cannot make {cable}: {reason}") from error
+
+
+def _index(ip: IPRoute, name: str) -> int:
+    return socket.if_nametoindex(name)
+
+
+def ifup(interface: str, say: Callable[[str], None]) -> bool:
+    """Try ifup(8) on an interface; False, with a line in the log, where that does not work.
+
+    --force, since ifupdown may think it up still after a crash.
+    """
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            ["ifup", "--force", interface],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+    except FileNotFoundError:
+        say(f"{interface}: ifup is not installed, so the interface is only set up")
+        return False
+    message = " ".join(os.fsdecode(done.stdout).split())
+    if done.returncode:
+        say(f"{interface}: ifup failed, so the interface is only set up: {message}")
+    elif message:
+        say(f"{interface}: {message}")
+    return done.returncode == 0
+
+
+def delete_links(names: list[str]) -> None:
+    """Delete those of the interfaces that are there still."""
+    with iproute() as ip:
+        for name in names:
+            if os.path.exists(f"/sys/class/net/{name}"):
+                try:
+                    ip.link("del", index=socket.if_nametoindex(name))
+                except Exception:
+                    # A cable goes by itself when its namespace does, also just now.
+                    if os.path.exists(f"/sys/class/net/{name}"):
+                        raise

@@ -1,0 +1,43 @@
+"""An ordered plan: named steps, each with what it does and what takes it back."""
+
+from __future__ import annotations
+
+from overlay_boot import OverlayBootError, explain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Step:
+    """One step of a boot. The name is what --check prints and what an error says it was at."""
+
+    def __init__(
+        self, name: str, do: Callable[[], None], undo: Callable[[], None] | None = None
+    ) -> None:
+        self.name = name
+        self.do = do
+        self.undo = undo
+
+
+def run(steps: list[Step], done: list[Step]) -> None:
+    """Do the steps in turn, adding each to done. A step that fails takes back its own part; what
+    is in done is for the caller to take back."""
+    for step in steps:
+        try:
+            step.do()
+        except OSError as error:
+            raise OverlayBootError(f"cannot {step.name}: {explain(error)}") from error
+        done.append(step)
+
+
+def take_back(done: list[Step], why: BaseException) -> str:
+    """Undo the steps, the last one first; why they are undone, and what could not be."""
+    problems = [explain(why)]
+    for step in reversed(done):
+        try:
+            if step.undo:
+                step.undo()
+        except (OSError, OverlayBootError) as error:
+            problems.append(f"and cannot undo '{step.name}': {explain(error)}")
+    return "; ".join(problems)

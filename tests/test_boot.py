@@ -1,0 +1,332 @@
+"""Boots of real subhosts: what the inside of overlay_boot promises beyond the black-box spec."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import BIN, Subhost, run
+
+STATE = ("/proc/self/mounts", "/run/netns", "/run/overlay-boot")
+
+
+def machine() -> dict[str, object]:
+    """What a boot could leave behind on the main host."""
+    return {
+        "mounts": Path("/proc/self/mounts").read_text(),
+        "netns": sorted(os.listdir("/run/netns")) if os.path.isdir("/run/netns") else [],
+        "records": sorted(os.listdir("/run/overlay-boot"))
+        if os.path.isdir("/run/overlay-boot")
+        else [],
+        "links": sorted(os.listdir("/sys/class/net")),
+    }
+
+
+def tree(folder: Path) -> list[str]:
+    """Every path below a folder."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def wait_until(condition, seconds: float = 10) -> None:
+    """Wait until condition() is true; fail the test after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.01)
+
+
+def test_boot_go_list_stop(subhost: Subhost) -> None:
+    before = machine()
+    done = subhost.boot()
+    assert done.stdout == f"{subhost.name}: running; its log is {subhost.log}\n"
+    assert subhost.inside("echo $$; cat /proc/1/comm; hostname; cat /proc/*/comm").split()[
+        1:4
+    ] == [
+        ".reaper",
+        subhost.name,
+        ".reaper",
+    ]
+    assert "dummy_service" in subhost.inside("cat /proc/*/comm")
+    listed = run("overlay-list").stdout.splitlines()
+    assert listed[0].split() == ["NAME", "PID", "SINCE", "ROOT", "CABLES", "CONFIGURATION"]
+    assert [line.split()[1] for line in listed[1:] if line.split()[0] == subhost.name] == [
+        str(subhost.pid())
+    ]
+    assert run("overlay-go", subhost.name, "sh", "-c", "exit 42").returncode == 42
+    assert run("overlay-go", subhost.name, "nosuch").returncode == 127
+    assert run("overlay-go", subhost.name, "sh", "-c", "kill -9 $$").returncode == 137
+    pid = subhost.pid()
+    assert subhost.stop().returncode == 0
+    assert machine() == before
+    assert not os.path.exists(f"/proc/{pid}")
+    stopped = subhost.stop()
+    assert (stopped.returncode, stopped.stderr) == (
+        3,
+        f"overlay-stop: {subhost.name} is not running\n",
+    )
+
+
+def test_nothing_of_the_caller_reaches_pid_1(subhost: Subhost, tmp_path: Path) -> None:
+    secret = os.open(tmp_path / "secret", os.O_CREAT | os.O_RDWR)
+    subhost.write()
+    environment = {**os.environ, "SECRET": "x"}
+    done = run(
+        "overlay-boot", "--wait", subhost.conf, pass_fds=[secret], env=environment, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    proc = Path(f"/proc/{subhost.pid()}")
+    assert {os.readlink(fd) for fd in (proc / "fd").iterdir()} == {"/dev/null", str(subhost.log)}
+    assert os.readlink(proc / "cwd") == "/"
+    assert b"SECRET" not in (proc / "environ").read_bytes()
+    assert (proc / "stat").read_text().rpartition(")")[2].split()[4] == "0"  # no terminal
+    status = dict(
+        line.split(":\t", 1)
+        for line in (proc / "status").read_text().splitlines()
+        if ":\t" in line
+    )
+    assert int(status["SigBlk"], 16) == int(status["SigIgn"], 16) == 0
+    mounts = (proc / "mounts").read_text()
+    assert str(tmp_path) not in "\n".join(line.split()[1] for line in mounts.splitlines())
+    os.close(secret)
+
+
+def test_after_the_boot_no_python_stays_and_the_rest_is_tiny(subhost: Subhost) -> None:
+    subhost.boot()
+    pid = subhost.pid()
+    keeper = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    assert Path(f"/proc/{keeper}/comm").read_text() == "overlay-keeper\n"
+    for process in (pid, keeper):
+        kib = int(Path(f"/proc/{process}/smaps_rollup").read_text().split("Pss:")[1].split()[0])
+        assert kib < 100
+
+
+@pytest.mark.parametrize("how", ["dummy_service", "kill"])
+def test_a_subhost_that_ends_by_itself_is_cleared(subhost: Subhost, how: str) -> None:
+    before = machine()
+    subhost.boot("CABLES= =")
+    if how == "kill":
+        os.kill(subhost.pid(), signal.SIGKILL)
+    else:
+        run("overlay-go", subhost.name, stdin="echo > /run/dummy_service")
+    wait_until(lambda: machine() == before)
+
+
+FAILURES = {
+    "PREMOUNT": "PREMOUNT=/bin/false\nCABLES= =",
+    "POSTMOUNT": "POSTMOUNT=/bin/false\nCABLES= =",
+    "INIT": "INIT=/bin/false\nCABLES= =",
+    "no shell": "LOWER=empty\nCABLES= =",
+    "a VLAN without a module": "CABLES= = =.5",
+}
+
+
+@pytest.mark.parametrize("fault", FAILURES)
+def test_a_failed_boot_leaves_nothing(subhost: Subhost, fault: str) -> None:
+    (subhost.folder / "empty").mkdir()
+    if fault == "a VLAN without a module" and os.path.isdir("/proc/net/vlan"):
+        pytest.skip("this kernel has VLANs, so this boot does not fail")
+    before, files = machine(), tree(subhost.folder / "root")
+    started = run("overlay-boot", subhost.write(FAILURES[fault] + "\nSHARE=/srv:/new/place"))
+    assert started.returncode == 1 and started.stderr.count("\n") == 1, started.stderr
+    assert "Traceback" not in started.stderr + subhost.log.read_text()
+    assert tree(subhost.folder / "root") == files and tree(subhost.folder / "work") == []
+    wait_until(lambda: machine() == before)
+
+
+def test_an_interrupted_boot_leaves_nothing(subhost: Subhost) -> None:
+    before = machine()
+    hook = subhost.folder / "slow"
+    hook.write_text("#!/bin/sh\n: > started\nexec sleep 60\n")
+    hook.chmod(0o755)
+    subhost.write("POSTMOUNT=slow\nCABLES= =")
+    boot = subprocess.Popen(
+        [BIN / "overlay-boot", subhost.conf],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until((subhost.folder / "started").exists)
+    boot.send_signal(signal.SIGINT)
+    _, said = boot.communicate(timeout=20)
+    assert (boot.returncode, said) == (130, "overlay-boot: interrupted\n")
+    assert tree(subhost.folder / "root") == []
+    wait_until(lambda: machine() == before)
+
+
+def test_a_killed_boot_leaves_nothing(subhost: Subhost) -> None:
+    before = machine()
+    hook = subhost.folder / "slow"
+    hook.write_text("#!/bin/sh\n: > started\nwhile ! [ -e end ]; do sleep 0.01; done\n")
+    hook.chmod(0o755)
+    subhost.write("POSTMOUNT=slow\nCABLES= =")
+    boot = subprocess.Popen([BIN / "overlay-boot", subhost.conf])
+    wait_until((subhost.folder / "started").exists)
+    boot.kill()
+    boot.wait()
+    (subhost.folder / "end").touch()
+    wait_until(lambda: machine() == before)
+
+
+def test_of_several_boots_at_once_one_wins(subhost: Subhost) -> None:
+    subhost.write()
+    command = [BIN / "overlay-boot", subhost.conf]
+    boots = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    said = [boot.communicate(timeout=60)[1] for boot in boots]
+    assert sorted(boot.returncode for boot in boots) == [0, 1, 1, 1, 1, 1]
+    assert sum("already: stop it first" in text for text in said) == 5
+    assert subhost.stop().returncode == 0
+
+
+def test_a_lost_keeper_is_survived(subhost: Subhost) -> None:
+    """Its subhost still runs, is refused a second boot, and stops."""
+    before = machine()
+    subhost.boot("CABLES= =")
+    keeper = int(Path(f"/proc/{subhost.pid()}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(keeper, signal.SIGKILL)
+    assert run("overlay-boot", subhost.conf).returncode == 1
+    assert subhost.inside("hostname") == subhost.name + "\n"
+    assert subhost.stop().returncode == 0
+    assert machine() == before
+
+
+@pytest.mark.parametrize("command", ["overlay-stop", "overlay-boot"])
+def test_what_a_crash_left_is_cleared(subhost: Subhost, command: str) -> None:
+    before = machine()
+    subhost.boot("CABLES= =")
+    pid = subhost.pid()
+    keeper = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(keeper, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
+    assert os.path.lexists(f"/run/netns/{subhost.name}")
+    if command == "overlay-boot":
+        assert run(command, subhost.conf).returncode == 0
+        assert subhost.stop().returncode == 0
+    else:
+        stopped = subhost.stop()
+        assert stopped.returncode == 3 and "a crash left has been cleared" in stopped.stderr
+    assert machine() == before
+
+
+def test_stop_kills_what_ignores_sigterm_after_the_grace(subhost: Subhost) -> None:
+    script = subhost.folder / "init"
+    script.write_text(
+        "#!/bin/sh\necho \"(trap '' TERM; while :; do sleep 0.05; done) &\"\necho exec /.reaper\n"
+    )
+    script.chmod(0o755)
+    subhost.boot("INIT=init")
+    started = time.monotonic()
+    assert subhost.stop("--timeout", "0.5").returncode == 0
+    assert 0.5 <= time.monotonic() - started < 5
+
+
+def test_services_start_in_order_and_stop_in_reverse(subhost: Subhost) -> None:
+    for name in ("one", "two"):
+        script = subhost.folder / "root" / name
+        script.write_text(
+            f"#!/bin/sh\necho {name} $1 >> /services\n[ {name} = one ] && sleep 99 &\n"
+        )
+        script.chmod(0o755)
+    subhost.boot("START=/one /two /missing")
+    assert "dummy_service" not in subhost.inside("cat /proc/*/comm")
+    assert subhost.stop("--timeout", "5").returncode == 0
+    services = (subhost.folder / "root/services").read_text().splitlines()
+    assert services == ["one start", "two start", "two stop", "one stop"]
+    assert "start of /missing failed: exit status 127" in subhost.log.read_text()
+
+
+def test_links_in_the_subhosts_tree_do_not_lead_onto_the_host(
+    subhost: Subhost, tmp_path: Path
+) -> None:
+    """Neither for SHARE, nor for what the default hooks make."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    root = subhost.folder / "root"
+    for name in ("dev", "etc", "sys", "run", "shared"):
+        (root / name).symlink_to(victim)
+    subhost.boot("LOWER=root\nSHARE=/bin:/shared/deep\nSTART=none") if False else None
+    (root / str(victim).lstrip("/")).mkdir(parents=True)
+    subhost.boot("SHARE=/etc/network:/shared/deep")
+    assert tree(victim) == []
+    assert subhost.stop().returncode == 0
+    assert tree(victim) == []
+
+
+def test_share_brings_submounts_and_makes_mount_points(subhost: Subhost, tmp_path: Path) -> None:
+    outside = tmp_path / "out side:x"
+    (outside / "sub").mkdir(parents=True)
+    (outside / "file").write_text("shared\n")
+    subprocess.run(["mount", "-t", "tmpfs", "none", outside / "sub"], check=True)
+    try:
+        (outside / "sub/deep").write_text("deep\n")
+        subhost.boot(f"SHARE={outside}:/a/b\nSHARE={outside}/file:/c/one file")
+        assert subhost.inside(
+            "cat /a/b/file /a/b/sub/deep '/c/one file'; echo new > /a/b/new"
+        ) == ("shared\ndeep\nshared\n")
+        assert (outside / "new").read_text() == "new\n"
+        assert subhost.stop().returncode == 0
+    finally:
+        subprocess.run(["umount", outside / "sub"], check=True)
+
+
+def test_odd_characters_in_paths_reach_the_kernel_whole(subhost: Subhost) -> None:
+    for part in ("up,per:1\\ $x", "wo,rk:2\\ '", "li ve,:\\", "lo,wer:\\:z"):
+        (subhost.folder / part).mkdir()
+    lower = subhost.folder / "lo,wer:\\:z"
+    os.rmdir(lower)
+    subprocess.run(
+        ["cp", "-a", subhost.defaults.split("LOWER=")[1].split("\n")[0], lower], check=True
+    )
+    subhost.boot("UPPER=up,per:1\\ $x\nWORK=wo,rk:2\\ '\nLIVE=li ve,:\\\nLOWER=lo,wer:\\:z")
+    subhost.inside("echo mine > /mine")
+    assert (subhost.folder / "up,per:1\\ $x/mine").read_text() == "mine\n"
+
+
+def test_the_reaper_is_not_written_again_and_is_shared(subhost: Subhost) -> None:
+    subhost.boot()
+    installed = subhost.folder / "root/.reaper"
+    first = installed.stat()
+    inode = subhost.inside("stat -c %i /.reaper").strip()
+    import overlay_boot.tree
+
+    assert inode == str(os.stat(overlay_boot.tree.REAPER).st_ino)
+    assert subhost.stop().returncode == 0
+    subhost.boot()
+    assert (
+        installed.stat().st_mtime_ns == first.st_mtime_ns
+        and installed.stat().st_ino == first.st_ino
+    )
+
+
+def test_zombies_and_orphans_are_reaped(subhost: Subhost) -> None:
+    subhost.boot()
+    subhost.inside("(sleep 0.01 &) ; (sleep 0.02 &)")
+
+    def only_two() -> bool:
+        return subhost.inside("ls -d /proc/[0-9]*").count("/proc/") <= 4  # with the shell and ls
+
+    wait_until(only_two)
+
+
+def test_foreground_stays_and_a_signal_stops_it(subhost: Subhost) -> None:
+    before = machine()
+    command = [BIN / "overlay-boot", "--foreground", subhost.write()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as boot:
+        assert boot.stdout and "running" in boot.stdout.readline()
+        assert boot.poll() is None
+        boot.terminate()
+        assert boot.wait(timeout=20) == 0
+    assert machine() == before
+
+
+def test_check_touches_nothing(subhost: Subhost) -> None:
+    before, files = machine(), tree(subhost.folder)
+    subhost.write("CABLES= = br9=\nSHARE=/etc\nLIVE=!echo ran > ran; echo live")
+    done = run("overlay-boot", "--check", subhost.conf)
+    assert done.returncode == 0, done.stderr
+    assert f"UPPER={subhost.folder}/root   (default)" in done.stdout
+    assert "LIVE=!echo ran > ran; echo live\n" in done.stdout
+    assert "make cable" in done.stdout and "share /etc as /etc" in done.stdout
+    assert machine() == before and tree(subhost.folder) == sorted([*files, subhost.conf.name])
