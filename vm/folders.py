@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +29,8 @@ def cache() -> Path:
     else:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(base) / "disposable-vm"
-    return private(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def run() -> Path:
@@ -154,8 +155,6 @@ def kill_recorded(file: Path) -> None:
     try:
         if recorded(file) == pid:
             signal.pidfd_send_signal(fd, signal.SIGKILL)
+        select.select([fd], [], [], 10)  # until its last thread has let go of all it held
     finally:
         os.close(fd)
-    deadline = time.monotonic() + 10
-    while recorded(file) is not None and time.monotonic() < deadline:
-        time.sleep(0.01)

@@ -1,13 +1,12 @@
 """Images: a Debian tree made by mmdebstrap, as an ext4 disk with the kernel and initrd beside it.
 
-The recipe is this module's upper half and the files in vm/guest; their hash names the image in the
-cache, so a changed recipe is another image. No loop device and, where user namespaces allow it, no
-root is needed. What is half-made lies in the cache's `building` folder and is swept later.
+vm/recipe.py says what goes in; its hash names the image in the cache, so a changed recipe is another
+image. No loop device and, where user namespaces allow it, no root is needed. What is half-made lies
+in the cache's `building` folder and is swept later.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import lzma
 import os
@@ -15,57 +14,24 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vm import folders
 from vm.machine import MachineError
-
-SUITES = ("bookworm", "trixie", "sid")
-KERNEL = "linux-image-cloud-amd64"
-PACKAGES = [
-    "systemd-sysv",
-    "dbus",
-    "udev",
-    "kmod",
-    "procps",
-    "util-linux",
-    "iproute2",
-    "ifupdown",
-    "bridge-utils",
-    "vlan",
-    "iputils-ping",
-    "openssh-server",
-    "rsyslog",
-    "sudo",
-    "python3",
-    "python3-pyroute2",
-    "qemu-guest-agent",
-    "busybox-static",
-    "less",
-]
-FLAVOURS = {"plain": [], "mta": ["postfix", "dovecot-imapd", "sasl2-bin"]}
-DISK = "6G"
-#: Loaded by the initrd, with what they depend on: enough to find the disk and talk to the host.
-BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "ext4")
-#: Not unpacked: half of the image's size, and nothing that a program needs. Man pages stay.
-EXCLUDED = ("/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
-INIT = """\
-#!/bin/busybox sh
-mount -t devtmpfs dev /dev
-mount -t proc proc /proc
-for module in $(cat /modules); do insmod /$module; done
-init=/sbin/init
-for word in $(cat /proc/cmdline); do case $word in init=*) init=${word#init=};; esac; done
-until mount -t ext4 -o rw /dev/vda /root 2>/dev/null; do sleep 0.01; done
-umount /proc
-mount -o move /dev /root/dev
-exec switch_root /root $init
-"""
-GUEST = Path(__file__).with_name("guest")
-AGENT = Path(__file__).with_name("agent.c")
+from vm.recipe import (
+    AGENT,
+    BOOT_MODULES,
+    DISK,
+    EXCLUDED,
+    FLAVOURS,
+    GUEST,
+    INIT,
+    SUITES,
+    Recipe,
+    recipe,
+)
 
 Say = Callable[[str], None]
 
@@ -77,34 +43,16 @@ TROUBLE = (
     (r"NO_PUBKEY|keyring .* not|public key is not available|not signed",
      "the suite's signature cannot be checked: install a newer debian-archive-keyring"),
     (r"does not have a Release file|404 +Not Found", "the mirror does not have this suite"),
+    (r"Release file .* is expired",
+     "the mirror's index is out of date: name another MIRROR=, or allow it in apt's configuration"),
     (r"uid_map|unshare|user namespace|newuidmap",
      "no user namespaces for this user: run as root, or install uidmap"),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """All that decides what an image holds."""
-
-    suite: str
-    flavour: str
-    sources: tuple[str, ...]
-    packages: tuple[str, ...]
-
-    @property
-    def key(self) -> str:
-        """The name of the image in the cache."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
-        parts = [Path(__file__), AGENT, *(file for file in sorted(GUEST.rglob("*")))]
-        for file in (part for part in parts if part.is_file()):
-            digest.update(f"{file.name}\0{file.stat().st_mode & 0o111}\0".encode())
-            digest.update(file.read_bytes())
-        return f"{self.suite}-{self.flavour}-{digest.hexdigest()[:12]}"
-
-
-@dataclass(frozen=True)
 class Image:
-    """A finished image: folder with disk.qcow2, vmlinuz, initrd, known_hosts and image.json."""
+    """A finished image: disk.qcow2, vmlinuz, initrd, ssh keys and image.json in a folder."""
 
     folder: Path
 
@@ -129,49 +77,24 @@ class Image:
         return sum(file.stat().st_blocks * 512 for file in self.folder.rglob("*"))
 
 
-def recipe(suite: str, flavour: str = "plain") -> Recipe:
-    """The recipe for a suite, with this machine's own Debian mirrors, or MIRROR= for all."""
-    if suite not in SUITES:
-        raise MachineError(f"suite {suite!r} is not known: take one of {', '.join(SUITES)}")
-    if flavour not in FLAVOURS:
-        raise MachineError(f"flavour {flavour!r} is not known: take one of {', '.join(FLAVOURS)}")
-    packages = (*PACKAGES, KERNEL, *FLAVOURS[flavour])
-    return Recipe(suite, flavour, tuple(sources(suite)), packages)
+def cached() -> list[Image]:
+    """All images in the cache."""
+    return [Image(file.parent) for file in sorted(folders.cache().glob("images/*/image.json"))]
 
 
-def sources(suite: str) -> Iterator[str]:
-    """apt's source lines for a suite, by the mirrors that this machine itself uses."""
-    main, security = _mirrors()
-    yield f"deb {main} {suite} main"
-    if suite != "sid":
-        yield f"deb {main} {suite}-updates main"
-        if security:
-            yield f"deb {security} {suite}-security main"
+def prune(*, everything: bool = False) -> int:
+    """Remove images of older recipes, or every image, and tell the bytes freed.
 
-
-def _mirrors() -> tuple[str, str | None]:
-    """The archive's and the security archive's mirror."""
-    if named := os.environ.get("MIRROR"):
-        return named, None
-    command = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)"]
-    listing = subprocess.run(
-        [*command, "Created-By: Packages"], capture_output=True, text=True, check=True
-    ).stdout
-    names = "|".join((*SUITES, "stable", "testing", "unstable", "forky"))
-    found: dict[str, str] = {}
-    for line in listing.splitlines():
-        uri, _, release = line.partition(" ")
-        if match := re.fullmatch(rf"(?:{names})(-security)?", release):
-            found.setdefault(match[1] or "", uri)
-    if "" not in found:
-        raise MachineError("apt's sources name no Debian mirror: add one, or set MIRROR=")
-    return found[""], found.get("-security")
-
-
-def find(suite: str, flavour: str = "plain") -> Image | None:
-    """The image of the current recipe, if it has been built."""
-    folder = folders.cache() / "images" / recipe(suite, flavour).key
-    return Image(folder) if folder.exists() else None
+    One that a running machine uses stays.
+    """
+    current = {recipe(suite, flavour).key for suite in SUITES for flavour in FLAVOURS}
+    used = "".join(file.read_text() for file in folders.run().glob("*/machine.json"))
+    freed = 0
+    for one in cached():
+        if str(one.folder) not in used and (everything or one.folder.name not in current):
+            freed += one.size
+            folders.remove(one.folder)
+    return freed
 
 
 def build(suite: str, flavour: str = "plain", *, say: Say = print, fresh: bool = False) -> Image:
@@ -190,7 +113,10 @@ def build(suite: str, flavour: str = "plain", *, say: Say = print, fresh: bool =
             return Image(target)
         work, lock = folders.claim(building, wanted.key)
         try:
-            _build(wanted, work, say)
+            try:
+                _build(wanted, work, say)
+            finally:
+                shutil.copy(work / "log", target.with_suffix(".log"))
             old = work / "old"
             if target.exists():
                 target.rename(old)
@@ -211,16 +137,20 @@ def _build(wanted: Recipe, work: Path, say: Say) -> None:
         say(f"image {wanted.suite}: {text} ({time.monotonic() - begin:.0f} s)")
 
     missing = [
-        c for c in ("mmdebstrap", "mke2fs", "qemu-img", "cpio", "cc") if not shutil.which(c)
+        c
+        for c in ("mmdebstrap", "mke2fs", "qemu-img", "cpio", "cc", "ssh-keygen")
+        if not shutil.which(c)
     ]
     if missing:
         raise MachineError(f"commands missing here: {' '.join(missing)} (see docs/vm.md)")
     tree, result = work / "tree", work / "image"
+    (work / "log").touch()
     result.mkdir()
     step(f"installing Debian's packages from {wanted.sources[0].split()[1]}")
     _run(["cc", "-static", "-Os", "-s", "-o", str(work / "vm-agent"), str(AGENT)], work)
-    with _files(work) as guest:
-        _bootstrap(wanted, guest, work)
+    key = str(result / "id_ed25519")
+    _run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", wanted.key, "-f", key], work)
+    _bootstrap(wanted, _guest(work), work)
     step("making the disk")
     _run([*_as_root(), "sh", "-ec", _DISK, "sh", str(tree), str(work / "raw"), DISK], work)
     _run(["qemu-img", "convert", "-O", "qcow2", str(work / "raw"), f"{result}/disk.qcow2"], work)
@@ -252,26 +182,22 @@ def _as_root() -> list[str]:
     return [] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--map-auto", "--"]
 
 
-@contextmanager
-def _files(work: Path) -> Iterator[Path]:
-    """The guest's own files with the agent among them, modes as they should be."""
+def _guest(work: Path) -> Path:
+    """The guest's own files with the agent and the key among them, modes as they should be."""
     guest = work / "guest"
     shutil.copytree(GUEST, guest)
     shutil.move(work / "vm-agent", guest / "usr/local/sbin/vm-agent")
+    (guest / "root/.ssh").mkdir(parents=True)
+    shutil.copy(work / "image/id_ed25519.pub", guest / "root/.ssh/authorized_keys")
     for path in guest.rglob("*"):
         path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
-    yield guest
+    return guest
 
 
 def _bootstrap(wanted: Recipe, guest: Path, work: Path) -> None:
     """Fill the folder `tree`. The way over a tar stream is the same for root and for others."""
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
-    proxy = subprocess.run(
-        ["apt-config", "dump", "--format=%F %v%n", "Acquire::http::Proxy"],
-        capture_output=True, text=True, check=True,
-    ).stdout.split()  # fmt: skip
-    if len(proxy) > 1:
-        options.append(f'--aptopt=Acquire::http::Proxy "{proxy[1]}"')
+    options += [f"--aptopt={setting}" for setting in _apt_settings()]
     hooks = [f"copy-in {path} /" for path in sorted(guest.iterdir())]
     hooks += ['chroot "$1" sh /customize', 'rm "$1/customize"']
     options += [f"--customize-hook={hook}" for hook in hooks]
@@ -291,7 +217,17 @@ def _bootstrap(wanted: Recipe, guest: Path, work: Path) -> None:
             maker.wait()
             raise
     if failed:
-        raise MachineError(explain(wanted.suite, (work / "log").read_text(errors="replace")))
+        reason = explain(wanted.suite, (work / "log").read_text(errors="replace"))
+        raise MachineError(f"{reason} (log: {folders.cache()}/images/{wanted.key}.log)")
+
+
+def _apt_settings() -> list[str]:
+    """How this machine's own apt is set up to fetch: proxies, and what it takes for valid."""
+    command = ["apt-config", "dump", "--format=%f %v%n", "Acquire"]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    pairs = [line.partition(" ")[::2] for line in listing.splitlines()]
+    wanted = r"Acquire::(https?::.*Proxy.*|Check-Valid-Until|Retries)"
+    return [f'{name} "{value}"' for name, value in pairs if value and re.fullmatch(wanted, name)]
 
 
 def explain(suite: str, log: str) -> str:

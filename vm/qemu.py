@@ -128,7 +128,7 @@ class QemuMachine(Machine):
             machine._channel = Channel(machine._connect("agent"))
             machine._hello(20)
         except MachineError as error:
-            machine._disconnect()
+            machine.disconnect()
             raise machine._broken(error) from error
         return machine
 
@@ -206,26 +206,9 @@ class QemuMachine(Machine):
         return file.read_text(errors="replace") if file.exists() else ""
 
     def ssh_command(self) -> list[str]:
-        """ssh as root with a key of this machine's own, by a forward on 127.0.0.1."""
-        key = self.folder / "id_ed25519"
-        if not key.exists():
-            make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", str(key)]
-            subprocess.run(make, check=True)
-            public = key.with_suffix(".pub").read_bytes()
-            self.succeed("cat >> /root/.ssh/authorized_keys", input=public)
-        options = {
-            "IdentityFile": key,
-            "IdentitiesOnly": "yes",
-            "UserKnownHostsFile": Path(self.shape.kernel).with_name("known_hosts"),
-            "StrictHostKeyChecking": "yes",
-            "HostKeyAlias": "disposable",
-            "ControlMaster": "auto",
-            "ControlPath": self.folder / "ssh",
-            "ControlPersist": "60",
-            "LogLevel": "ERROR",
-        }
-        flags = [flag for name, value in options.items() for flag in ("-o", f"{name}={value}")]
-        return ["ssh", "-F", "none", "-p", str(self.ssh_port()), *flags, "root@127.0.0.1"]
+        """ssh as root with the image's own key, by a forward on 127.0.0.1."""
+        port = ("-p", str(self.ssh_port()))
+        return [*ssh_options(Path(self.shape.kernel).parent, self.folder), *port, "root@127.0.0.1"]
 
     def ssh_port(self) -> int:
         """The port on 127.0.0.1 that leads to the guest's sshd, opened when first asked for."""
@@ -345,7 +328,8 @@ class QemuMachine(Machine):
                 raise MachineError(f"{self.name}: did not shut down within {timeout:g} s")
             time.sleep(0.02)
 
-    def _disconnect(self) -> None:
+    def disconnect(self) -> None:
+        """Close the connections to QEMU; a detached machine runs on."""
         for connection in (self._qmp, self._channel):
             if connection is not None:
                 connection.close()
@@ -353,19 +337,7 @@ class QemuMachine(Machine):
 
     def _end(self) -> None:
         """End QEMU and the connections to it."""
-        if (self.folder / "ssh").exists():  # the shared ssh connection of `ssh_command`
-            leave = [
-                "ssh",
-                "-F",
-                "none",
-                "-o",
-                f"ControlPath={self.folder}/ssh",
-                "-O",
-                "exit",
-                "x",
-            ]
-            subprocess.run(leave, stderr=subprocess.DEVNULL, check=False)
-        self._disconnect()
+        self.disconnect()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -386,3 +358,20 @@ def _move(source: Path, target: Path) -> None:
     except OSError:
         _copy(source, target)
         source.unlink()
+
+
+def ssh_options(image: Path, folder: Path) -> list[str]:
+    """ssh with an image's key and host keys, its connections shared through a folder's socket."""
+    options = {
+        "IdentityFile": image / "id_ed25519",
+        "IdentitiesOnly": "yes",
+        "UserKnownHostsFile": image / "known_hosts",
+        "StrictHostKeyChecking": "yes",
+        "HostKeyAlias": "disposable",
+        "ControlMaster": "auto",
+        "ControlPath": folder / "ssh",
+        "ControlPersist": "60",
+        "LogLevel": "ERROR",
+    }
+    flags = [flag for name, value in options.items() for flag in ("-o", f"{name}={value}")]
+    return ["ssh", "-F", "none", *flags]
