@@ -83,8 +83,8 @@ def _on_terminal(command: list[str]) -> int:
     signal.signal(signal.SIGWINCH, lambda *_: resize(master))
     before = termios.tcgetattr(0)
     try:
-        tty.setraw(0)
-        _relay(master)
+        tty.setraw(0, termios.TCSADRAIN)  # what was typed ahead stays
+        _relay(master, inner)
     finally:
         termios.tcsetattr(0, termios.TCSADRAIN, before)
     return status_of(os.waitpid(inner, 0)[1])
@@ -100,18 +100,21 @@ def resize(master: int) -> None:
     fcntl.ioctl(master, termios.TIOCSWINSZ, size)
 
 
-def _relay(master: int) -> None:
-    """Copy between the terminal and the pseudo-terminal until the subhost's side closes."""
-    sources = [0, master]
+def _relay(master: int, inner: int) -> None:
+    """Copy between the terminal and the pseudo-terminal until the program inside has ended;
+    what it left running in the background may keep the pseudo-terminal open."""
+    ended = os.pidfd_open(inner)
+    sources = [0, master, ended]
     while True:
-        for fd in select.select(sources, [], [])[0]:
+        ready = select.select(sources, [], [])[0]
+        for fd in (fd for fd in (0, master) if fd in ready):
             try:
                 data = os.read(fd, 65536)
             except OSError:  # EIO: no process holds the subhost's side any more
                 data = b""
-            if fd == master and not data:
-                return
-            if fd == 0 and not data:
-                sources.remove(0)
+            if not data:
+                sources.remove(fd)
             while data:
                 data = data[os.write(master if fd == 0 else 1, data) :]
+        if ready == [ended]:
+            return

@@ -1,6 +1,8 @@
 """Boots of real subhosts: what the inside of overlay_boot promises beyond the black-box spec."""
 
 import os
+import pty
+import select
 import signal
 import subprocess
 import time
@@ -330,3 +332,22 @@ def test_check_touches_nothing(subhost: Subhost) -> None:
     assert "LIVE=!echo ran > ran; echo live\n" in done.stdout
     assert "make cable" in done.stdout and "share /etc as /etc" in done.stdout
     assert machine() == before and tree(subhost.folder) == sorted([*files, subhost.conf.name])
+
+
+def test_a_shell_at_a_terminal_has_one_of_the_subhosts_own(subhost: Subhost) -> None:
+    subhost.boot()
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(BIN / "overlay-go", ["overlay-go", subhost.name])
+    os.write(terminal, b"tty; sleep 60 & exit $((40 + 2))\n")
+    seen = b""
+    while select.select([terminal], [], [], 20)[0]:
+        try:
+            seen += os.read(terminal, 4096)
+        except OSError:
+            break
+    else:
+        os.kill(pid, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42, seen
+    assert b"/dev/pts/0" in seen
+    os.close(terminal)
