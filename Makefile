@@ -10,7 +10,23 @@ PACKAGES = busybox-static gcc ifupdown iproute2 iputils-ping libc6-dev mmdebstra
 BIN = .venv/bin
 
 
-.PHONY: help setup demo lint test clean
+VM_PACKAGES = cpio debian-archive-keyring mmdebstrap openssh-client qemu-system-x86 qemu-utils uidmap
+VAGRANT_PACKAGES = libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system \
+	vagrant vagrant-libvirt
+SUITE ?= trixie
+PROVIDER ?= qemu
+
+# $(call install,PACKAGES): those of them that are missing.
+define install
+missing=$$(for p in $(1); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done)
+if [ -n "$$missing" ]; then
+  echo "installing Debian packages$(if $(SUDO), with sudo,):" $$missing
+  $(SUDO) apt-get update -q
+  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $$missing
+fi
+endef
+
+.PHONY: help setup demo lint test clean stage vm-setup vm-test vm-selftest bench-vm box
 
 help:
 	@echo "make demo | setup | lint | test | clean"
@@ -19,12 +35,7 @@ help:
 setup: .venv/ready
 
 .venv/ready: Makefile pyproject.toml setup.py overlay_boot/reaper.c
-	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done)
-	if [ -n "$$missing" ]; then
-	  echo "installing Debian packages$(if $(SUDO), with sudo,):" $$missing
-	  $(SUDO) apt-get update -q
-	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $$missing
-	fi
+	@$(call install,$(PACKAGES))
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	rm -f overlay_boot/reaper
 	$(BIN)/pip install --quiet --editable '.[dev]'
@@ -41,6 +52,27 @@ lint: setup
 
 test: lint
 	@$(SUDO) $(BIN)/python -m pytest
+
+# The implementation as it lies in a Debian machine: what is put into a disposable one.
+stage: setup
+	@rm -rf build/stage
+	$(BIN)/pip install --quiet --no-deps --no-compile --target build/stage/usr/lib/python3/dist-packages .
+	mv build/stage/usr/lib/python3/dist-packages/bin build/stage/usr/bin
+	sed -i '1s|.*|#!/usr/bin/python3|' build/stage/usr/bin/*
+
+vm-setup: setup
+	@$(call install,$(VM_PACKAGES) $(if $(filter vagrant,$(PROVIDER)),$(VAGRANT_PACKAGES)))
+
+# The harness' own tests on real machines, some minutes.
+vm-selftest: vm-setup
+	@$(BIN)/python -m pytest tests/vm -m vm $(ARGS)
+
+# An image as a box for Vagrant, in dist/.
+box: vm-setup
+	@$(BIN)/python -m vm box $(SUITE)
+
+bench-vm: vm-setup
+	@$(BIN)/python bench/vm.py $(ARGS)
 
 clean:
 	rm -rf .venv build dist .cache *.egg-info .*_cache overlay_boot/reaper

@@ -1,4 +1,4 @@
-"""`python -m vm build|up|ssh|run|list|destroy|box|prune`.
+"""`python -m vm build|up|ssh|run|list|destroy|fetch|box|prune`.
 
 Exit statuses: 0 done, 1 failed (one line on stderr says why), 2 usage; `run` and `ssh` hand on the
 command's own, or 125 when the machine broke.
@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vm import folders, image, recipe, start
+from vm import archive, folders, image, recipe, start
 from vm.machine import CommandTimeout, MachineError
 from vm.qemu import QemuMachine
 
@@ -156,6 +156,12 @@ def destroy(options: argparse.Namespace) -> int:
     return 0
 
 
+def fetch(options: argparse.Namespace) -> int:
+    """Fetch a package of a suite through this machine's mirrors; prints the file."""
+    print(archive.fetch(options.package, options.suite))
+    return 0
+
+
 def box(options: argparse.Namespace) -> int:
     """Pack an image as a box for Vagrant's libvirt provider; prints the file."""
     from vm.box import pack
@@ -206,6 +212,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--all", action="store_true")
     command = add("box", box, "suite")
     command.add_argument("--output", type=Path, default=Path("dist"), help="folder (default dist)")
+    command = add("fetch", fetch)
+    command.add_argument("package")
+    command.add_argument("suite", nargs="?", default="sid", choices=recipe.SUITES)
     command = add("prune", prune)
     command.add_argument("--all", action="store_true", help="current images too")
     return whole

@@ -217,7 +217,7 @@ def _bootstrap(wanted: Recipe, guest: Path, work: Path) -> None:
             maker.wait()
             raise
     if failed:
-        reason = explain(wanted.suite, (work / "log").read_text(errors="replace"))
+        reason = explain(f"image {wanted.suite}", (work / "log").read_text(errors="replace"))
         raise MachineError(f"{reason} (log: {folders.cache()}/images/{wanted.key}.log)")
 
 
@@ -230,13 +230,13 @@ def _apt_settings() -> list[str]:
     return [f'{name} "{value}"' for name, value in pairs if value and re.fullmatch(wanted, name)]
 
 
-def explain(suite: str, log: str) -> str:
-    """One line on why an image could not be made, from what mmdebstrap and apt wrote."""
+def explain(what: str, log: str) -> str:
+    """One line on why something could not be made, from what mmdebstrap or apt wrote."""
     for pattern, advice in TROUBLE:
         if re.search(pattern, log):
-            return f"image {suite}: {advice}"
+            return f"{what}: {advice}"
     lines = [line for line in log.splitlines() if re.match(r"E: |[\w-]+: .*error", line)]
-    return f"image {suite}: {(lines or log.splitlines() or ['mmdebstrap failed'])[-1]}"
+    return f"{what}: {(lines or log.splitlines() or ['failed without a word'])[-1]}"
 
 
 def _run(command: list[str], work: Path) -> None:
