@@ -133,7 +133,8 @@ def loopback_up() -> None:
 
 
 def default_signals() -> None:
-    """Every signal at its default action and unblocked, as a first process expects them."""
+    """Every signal at its default action and unblocked, as a first process expects them (but the
+    two that the C library keeps for itself)."""
     for number in range(1, 65):
         _libc.signal(number, None)
     _check(_libc.sigprocmask(SIG_SETMASK, bytes(128), None), "sigprocmask")
