@@ -44,7 +44,7 @@ from overlay_boot.linux import (
     unshare,
 )
 from overlay_boot.log import open_log, say
-from overlay_boot.records import FOLDER, NETNS, Record, claim, start_time
+from overlay_boot.records import FOLDER, NETNS, Record, claim, name_of, start_time
 from overlay_boot.steps import BROKEN_OFF, Step, run, take_back
 from overlay_boot.tree import REAPER, Tree
 
@@ -101,9 +101,13 @@ class Boot:
     def _say(self, message: str) -> None:
         say(self.log, message)
 
+    def _tell(self, word: str, text: str = "") -> None:
+        """Send overlay-boot one message; a pipe's packet holds 4096 bytes (pipe(7))."""
+        os.write(self.up, os.fsencode(f"{word} {text}")[:4096])
+
     def _hear(self, expected: str) -> str:
-        """The builder's next message, which begins with one word that says what it is."""
-        word, _, rest = os.fsdecode(os.read(self.up_read, 65536)).partition(" ")
+        """The rest of the builder's next message, whose first word is to be the expected one."""
+        word, _, rest = os.fsdecode(os.read(self.up_read, 4096)).partition(" ")
         if word == "failed":
             raise OverlayBootError(rest)
         if word != expected:
@@ -122,22 +126,23 @@ class Boot:
             except ProcessLookupError:
                 pass
         failure = ""
-        while message := os.read(self.up_read, 65536):
-            failure = os.fsdecode(message.removeprefix(b"failed "))
+        while message := os.fsdecode(os.read(self.up_read, 4096)):
+            word, _, rest = message.partition(" ")
+            failure = rest if word == "failed" else failure
         self.record.read()
         process = self.record.open_process()
         if process is not None:
             kill_process(process, SIGKILL)
         os.waitpid(self.keeper, 0)
-        return failure if failure != "ok" else ""
+        if self.record.stands():  # the keeper itself failed
+            self.record.clear()
+        return failure
 
     def wait_for_reaper(self) -> None:
         """Return when pid 1 has become /.reaper: START's services have been started."""
-        pid = self.record.pid
         while self.record.alive():
-            with open(f"/proc/{pid}/comm") as comm:
-                if comm.read() == ".reaper\n":
-                    return
+            if name_of(self.record.pid) == ".reaper":
+                return
             time.sleep(0.005)
         raise OverlayBootError(
             f"{self.subhost.name}: it ended before /.reaper ran: see {self.subhost.log}"
@@ -169,9 +174,7 @@ class Boot:
             default_signals()
             os.execve(REAPER, ["overlay-boot", *arguments, *self._ifdown()], {"PATH": PATH})
         except BaseException as error:  # noqa: BLE001  a forked child returns to nobody
-            os.write(
-                self.up, b"failed " + os.fsencode(f"cannot start the keeper: {explain(error)}")
-            )
+            self._tell("failed", f"cannot start the keeper: {explain(error)}")
         finally:
             os._exit(1)
 
@@ -190,16 +193,17 @@ class Boot:
         status = 1
         try:
             run(namespace_steps(self.subhost.name), done)
-            os.write(self.up, f"ready {os.getpid()}".encode())
+            self._tell("ready", str(os.getpid()))
             run(root.steps(self.subhost), done)
             script = root.init_script(self.subhost)
             if os.read(self.down, 1) != GO:
                 raise OverlayBootError(BROKEN_OFF)
             self._start_pid1(script)
-            os.write(self.up, b"ok")
+            done.clear()
+            self._tell("ok")
             status = 0
         except BaseException as error:  # noqa: BLE001
-            os.write(self.up, b"failed " + os.fsencode(take_back(done, error)))
+            self._tell("failed", take_back(done, error))
         finally:
             os._exit(status)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from overlay_boot import OverlayBootError, hooks
+from overlay_boot import OverlayBootError, explain, hooks
 from overlay_boot.check import open_source
 from overlay_boot.config import Share, Subhost, program
 from overlay_boot.linux import bind, detach, mount
@@ -70,7 +70,12 @@ def mount_overlay(subhost: Subhost) -> None:
         for special in "\\,:":
             path = path.replace(special, "\\" + special)
         options.append(f"{key}dir={path}")
-    mount(subhost.name, subhost.live, "overlay", data=",".join(options))
+    try:
+        mount(subhost.name, subhost.live, "overlay", data=",".join(options))
+    except OSError as error:
+        raise OverlayBootError(
+            f"cannot mount the overlay on {subhost.live}: {explain(error)}: dmesg says why"
+        ) from error
 
 
 def run_command(

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from overlay_boot.tree import REAPER
+
 from .conftest import BIN, Subhost, run
 
 STATE = ("/proc/self/mounts", "/run/netns", "/run/overlay-boot")
@@ -293,9 +295,8 @@ def test_the_reaper_is_not_written_again_and_is_shared(subhost: Subhost) -> None
     installed = subhost.folder / "root/.reaper"
     first = installed.stat()
     inode = subhost.inside("stat -c %i /.reaper").strip()
-    import overlay_boot.tree
 
-    assert inode == str(os.stat(overlay_boot.tree.REAPER).st_ino)
+    assert inode == str(os.stat(REAPER).st_ino)
     assert subhost.stop().returncode == 0
     subhost.boot()
     assert (
@@ -353,3 +354,18 @@ def test_a_shell_at_a_terminal_has_one_of_the_subhosts_own(subhost: Subhost) -> 
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42, seen
     assert b"/dev/pts/0" in seen
     os.close(terminal)
+
+
+def test_a_keeper_that_cannot_start_leaves_nothing(subhost: Subhost) -> None:
+    """A fault that needs a reaper that is no program, in a mount namespace of the test's own."""
+    before = machine()
+    subhost.write("CABLES= =")
+    broken = subhost.folder / "broken"
+    broken.write_text("no program")
+    command = (
+        f"mount --make-rprivate / && mount --bind {broken} {REAPER} && exec {BIN}/overlay-boot"
+    )
+    done = run("unshare", "-m", "sh", "-c", f"{command} {subhost.conf}")
+    assert done.returncode == 1 and "cannot start the keeper" in done.stderr
+    assert tree(subhost.folder / "root") == []
+    wait_until(lambda: machine() == before)
