@@ -129,6 +129,7 @@ SANDBOX = r"""
 set -e
 mount --make-rprivate /
 umount -l /sys/fs/cgroup 2>/dev/null || :
+mount -t sysfs sysfs /sys  # of this network namespace, and with no cgroups in it
 for place in {own}; do
     mount -t tmpfs -o mode=1777 spec /mnt
     for kept in {kept}; do
