@@ -202,7 +202,7 @@ def _runs(report: _Report) -> str:
         [
             f"{letter} {escape(label(run))}",
             escape(place(run)),
-            escape(run["page"]),
+            f"page {escape(run['page'])}",
             f"{escape(run['started'][:16].replace('T', ' '))}, {run['seconds']:.0f} s",
             _tally(count(run["clauses"])),
         ]
@@ -210,27 +210,33 @@ def _runs(report: _Report) -> str:
     ]
     part = [run["selection"] for run in report.runs if run["selection"]]
     note = f"<p>Only a part was run: {escape('; '.join(part))}</p>" if part else ""
-    head = ["implementation", "system", "page", "when", "clauses in force"]
+    head = ["implementation", "system", "held to", "when", "clauses in force"]
     return _table(head, rows) + note
 
 
 def _failures(report: _Report) -> str:
-    """What did not pass, each implementation for itself, the worst first."""
+    """What did not pass, each implementation for itself, the worst first.
+
+    Clauses that did not come to a verdict for one and the same reason share a line.
+    """
     parts = []
-    order = list(SHOWN)
     for run, judged in zip(report.runs, report.verdicts, strict=True):
-        bad = [one for one in judged.values() if shown(one) not in _QUIET]
-        bad.sort(key=lambda one: order.index(shown(one)))
-        items = "".join(
-            f'<li>{_sign(shown(one), "", label(run))} <a href="#{one["id"]}">{one["id"]}</a> '
-            f"{escape(one['expected'] or next(iter(reasons(run, one)), one['sentence']))}</li>"
-            for one in bad
-            if shown(one) != "untested"
-        )
-        untested = [one["id"] for one in bad if shown(one) == "untested"]
-        if untested:
-            links = " ".join(f'<a href="#{name}">{name}</a>' for name in untested)
-            items += f"<li>{_sign('untested', '', label(run))} {links}</li>"
+        groups: dict[tuple[int, str, str], list[Judgement]] = {}
+        for one in judged.values():
+            verdict = shown(one)
+            if verdict not in _QUIET:
+                why = one["expected"] or next(
+                    iter(reasons(run, one)), one["untested"] or "no test"
+                )
+                own = one["id"] if verdict in ("fail", "error", "expected") else ""
+                rank = list(SHOWN).index(verdict)
+                groups.setdefault((rank, own, why), []).append(one)
+        items = ""
+        for (_, own, why), found in sorted(groups.items(), key=lambda pair: pair[0][0]):
+            links = " ".join(f'<a href="#{one["id"]}">{one["id"]}</a>' for one in found)
+            said = f"<q>{escape(found[0]['sentence'])}</q><br>" if own else ""
+            sign = _sign(shown(found[0]), "", label(run))
+            items += f"<li>{sign} {links} {said}{escape(why)}</li>"
         none = "<p>Nothing: every clause in force passed.</p>"
         parts.append(f"<h3>{escape(label(run))}</h3>{f'<ul>{items}</ul>' if items else none}")
     return "".join(parts)
@@ -271,7 +277,7 @@ A click (or Enter) on it shows how; <kbd>n</kbd> and <kbd>p</kbd> step through w
 {_runs(report)}
 <details><summary>Signs</summary><ul class="legend">{legend}</ul></details></header>
 <main>
-<section><h2>Not as promised</h2>{_failures(report)}</section>
+<section><h2>What did not pass</h2>{_failures(report)}</section>
 <section><h2>By section</h2>{_sections(report)}</section>
 {body}
 </main>
