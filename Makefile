@@ -5,12 +5,26 @@ SHELL := /bin/bash
 .ONESHELL:
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 PYTHON ?= python3
-PACKAGES = busybox-static gcc ifupdown iproute2 iputils-ping libc6-dev mmdebstrap musl-tools \
+PACKAGES = busybox-static e2fsprogs fdisk gcc ifupdown iproute2 iputils-ping libc6-dev mmdebstrap musl-tools \
 	procps python3-venv util-linux
 BIN = .venv/bin
+VM_PACKAGES = cpio debian-archive-keyring mmdebstrap openssh-client qemu-system-x86 qemu-utils uidmap
+VAGRANT_PACKAGES = libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system \
+	vagrant vagrant-libvirt
+SUITE ?= trixie
+PROVIDER ?= qemu
 
+# $(call install,PACKAGES): those of them that are missing.
+define install
+missing=$$(for p in $(1); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done)
+if [ -n "$$missing" ]; then
+  echo "installing Debian packages$(if $(SUDO), with sudo,):" $$missing
+  $(SUDO) apt-get update -q
+  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $$missing
+fi
+endef
 
-.PHONY: help setup demo bench lint test clean
+.PHONY: help setup demo lint test bench clean stage vm-setup vm-test vm-selftest bench-vm box
 
 help:
 	@echo "make demo | setup | lint | test | bench | clean"
@@ -19,12 +33,7 @@ help:
 setup: .venv/ready
 
 .venv/ready: Makefile pyproject.toml setup.py overlay_boot/reaper.c $(wildcard overlay_boot/*.py bin/*)
-	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done)
-	if [ -n "$$missing" ]; then
-	  echo "installing Debian packages$(if $(SUDO), with sudo,):" $$missing
-	  $(SUDO) apt-get update -q
-	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $$missing
-	fi
+	@$(call install,$(PACKAGES))
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	rm -f overlay_boot/reaper
 	$(BIN)/pip install --quiet --config-settings editable_mode=compat --editable '.[dev]'
@@ -43,9 +52,30 @@ lint: setup
 test: lint
 	@$(SUDO) $(BIN)/python -m pytest
 
-clean:
-	rm -rf .venv build dist .cache *.egg-info .*_cache overlay_boot/reaper
-
 # Side by side with Debian's version and other containers; ARGS="--rounds 3 --many 20" is quicker.
 bench: setup
 	@$(SUDO) $(BIN)/python -m bench $(ARGS)
+
+# The implementation as it lies in a Debian machine: what is put into a disposable one.
+stage: setup
+	@rm -rf build/stage
+	$(BIN)/pip install --quiet --no-deps --no-compile --target build/stage/usr/lib/python3/dist-packages .
+	mv build/stage/usr/lib/python3/dist-packages/bin build/stage/usr/bin
+	sed -i '1s|.*|#!/usr/bin/python3|' build/stage/usr/bin/*
+
+vm-setup: setup
+	@$(call install,$(VM_PACKAGES) $(if $(filter vagrant,$(PROVIDER)),$(VAGRANT_PACKAGES)))
+
+# The harness' own tests on real machines, some minutes.
+vm-selftest: vm-setup
+	@$(BIN)/python -m pytest tests/vm -m vm $(ARGS)
+
+# An image as a box for Vagrant, in dist/.
+box: vm-setup
+	@$(BIN)/python -m vm box $(SUITE)
+
+bench-vm: vm-setup
+	@$(BIN)/python bench/vm.py $(ARGS)
+
+clean:
+	rm -rf .venv build dist .cache *.egg-info .*_cache overlay_boot/reaper

@@ -26,7 +26,7 @@ from vm.archive import fetch
 
 OURS = Path(sys.executable).parent
 TARGETS = {"boot": 0.15, "boot, one cable": 0.5, "stop": 0.5, "idle memory": 0.3}
-CONF = "BASE=.\nSTART= none\nLOWER= /\nLOG= log\nCABLES= {cables}\n"
+CONF = "BASE=.\nSTART= none\nLOWER= /\nLOG= {log}\nCABLES= {cables}\n"
 
 
 class Unavailable(Exception):
@@ -73,9 +73,13 @@ class Implementation:
         for part in ("root", "work", "live"):
             (self.conf.parent / part).mkdir(parents=True)
 
+    def configure(self, cables: str) -> None:
+        """Write the configuration. Debian's version takes a relative LOG from the caller's folder."""
+        self.conf.write_text(CONF.format(cables=cables, log=self.conf.parent / "log"))
+
     def boot(self, cables: str = "") -> float:
         """Milliseconds from the command to /.reaper as pid 1: what both versions end in."""
-        self.conf.write_text(CONF.format(cables=cables))
+        self.configure(cables)
         before = {pid for pid, name in processes().items() if name == ".reaper"}
         started = time.perf_counter()
         command = [self.commands / "overlay-boot", self.conf]
@@ -124,7 +128,10 @@ class Implementation:
 
         def do() -> None:
             subprocess.run(
-                [self.commands / "overlay-stop", self.conf], stdout=DEVNULL, stderr=DEVNULL
+                [self.commands / "overlay-stop", self.conf],
+                stdout=DEVNULL,
+                stderr=DEVNULL,
+                check=False,
             )
             while self.pids():
                 pass
@@ -147,6 +154,7 @@ def peers(folder: Path) -> dict[str, Callable[[], None]]:
                 ["apt-get", "install", "-yq", "--no-install-recommends", package],
                 stdout=DEVNULL,
                 stderr=DEVNULL,
+                check=False,
             )
     root = folder / "machine"
     root.mkdir()
@@ -179,8 +187,8 @@ def many(ours: Implementation, folder: Path, count: int) -> dict[str, float]:
     memory: list[float] = []
     try:
         for each in all_of_them:
-            each.conf.write_text(CONF.format(cables=""))
-            boot = [OURS / "overlay-boot", "--wait", each.conf]
+            each.configure("")
+            boot: list[str | Path] = [OURS / "overlay-boot", "--wait", each.conf]
             times.append(milliseconds(partial(quiet, *boot)))
         tenth = max(1, count // 10)
         for each in all_of_them[::tenth]:
@@ -188,7 +196,9 @@ def many(ours: Implementation, folder: Path, count: int) -> dict[str, float]:
             memory.append(each.memory())
     finally:
         for each in all_of_them:
-            subprocess.run([OURS / "overlay-stop", each.name], stdout=DEVNULL, stderr=DEVNULL)
+            subprocess.run(
+                [OURS / "overlay-stop", each.name], stdout=DEVNULL, stderr=DEVNULL, check=False
+            )
     left = [name for name in os.listdir("/run/overlay-boot") if name.startswith("m")]
     return {
         "subhosts": count,

@@ -44,8 +44,8 @@ from overlay_boot.linux import (
     unshare,
 )
 from overlay_boot.log import open_log, say
-from overlay_boot.records import FOLDER, NETNS, Record, claim, start_time
-from overlay_boot.steps import Step, run, take_back
+from overlay_boot.records import FOLDER, NETNS, Record, claim, name_of, start_time
+from overlay_boot.steps import BROKEN_OFF, Step, run, take_back
 from overlay_boot.tree import REAPER, Tree
 
 TYPE_CHECKING = False
@@ -88,20 +88,26 @@ class Boot:
             self._hear("ok")
             self.record.read()
             self.record.close()  # its lock is the keeper's alone now
-        except BaseException as error:
-            self._give_up()
-            message = take_back(cables, error)
+        except BaseException as caught:
+            failure = self._give_up()
+            # Where the builder failed, what broke here followed from it.
+            why = OverlayBootError(failure) if failure not in ("", BROKEN_OFF) else caught
+            message = take_back(cables, why)
             say(self.log, f"{subhost.name}: {message}")
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(caught, KeyboardInterrupt):
                 raise
-            raise OverlayBootError(message) from error
+            raise OverlayBootError(message) from caught
 
     def _say(self, message: str) -> None:
         say(self.log, message)
 
+    def _tell(self, word: str, text: str = "") -> None:
+        """Send overlay-boot one message; a pipe's packet holds 4096 bytes (pipe(7))."""
+        os.write(self.up, os.fsencode(f"{word} {text}")[:4096])
+
     def _hear(self, expected: str) -> str:
-        """The builder's next message, which begins with one word that says what it is."""
-        word, _, rest = os.fsdecode(os.read(self.up_read, 65536)).partition(" ")
+        """The rest of the builder's next message, whose first word is to be the expected one."""
+        word, _, rest = os.fsdecode(os.read(self.up_read, 4096)).partition(" ")
         if word == "failed":
             raise OverlayBootError(rest)
         if word != expected:
@@ -110,29 +116,33 @@ class Boot:
             )
         return rest
 
-    def _give_up(self) -> None:
-        """End the builder and what it started, and wait until the keeper has cleared up."""
+    def _give_up(self) -> str:
+        """End the builder and what it started, wait until the keeper has cleared up, and return
+        what the builder said it failed of."""
         os.close(self.down_write)
         if self.builder:
             try:
                 os.kill(self.builder, SIGTERM)  # the keeper reaps it only when it has ended
             except ProcessLookupError:
                 pass
-        while os.read(self.up_read, 65536):
-            pass
+        failure = ""
+        while message := os.fsdecode(os.read(self.up_read, 4096)):
+            word, _, rest = message.partition(" ")
+            failure = rest if word == "failed" else failure
         self.record.read()
         process = self.record.open_process()
         if process is not None:
             kill_process(process, SIGKILL)
         os.waitpid(self.keeper, 0)
+        if self.record.stands():  # the keeper itself failed
+            self.record.clear()
+        return failure
 
     def wait_for_reaper(self) -> None:
         """Return when pid 1 has become /.reaper: START's services have been started."""
-        pid = self.record.pid
         while self.record.alive():
-            with open(f"/proc/{pid}/comm") as comm:
-                if comm.read() == ".reaper\n":
-                    return
+            if name_of(self.record.pid) == ".reaper":
+                return
             time.sleep(0.005)
         raise OverlayBootError(
             f"{self.subhost.name}: it ended before /.reaper ran: see {self.subhost.log}"
@@ -164,9 +174,7 @@ class Boot:
             default_signals()
             os.execve(REAPER, ["overlay-boot", *arguments, *self._ifdown()], {"PATH": PATH})
         except BaseException as error:  # noqa: BLE001  a forked child returns to nobody
-            os.write(
-                self.up, b"failed " + os.fsencode(f"cannot start the keeper: {explain(error)}")
-            )
+            self._tell("failed", f"cannot start the keeper: {explain(error)}")
         finally:
             os._exit(1)
 
@@ -185,16 +193,17 @@ class Boot:
         status = 1
         try:
             run(namespace_steps(self.subhost.name), done)
-            os.write(self.up, f"ready {os.getpid()}".encode())
+            self._tell("ready", str(os.getpid()))
             run(root.steps(self.subhost), done)
             script = root.init_script(self.subhost)
             if os.read(self.down, 1) != GO:
-                raise OverlayBootError("overlay-boot broke off")
+                raise OverlayBootError(BROKEN_OFF)
             self._start_pid1(script)
-            os.write(self.up, b"ok")
+            done.clear()
+            self._tell("ok")
             status = 0
         except BaseException as error:  # noqa: BLE001
-            os.write(self.up, b"failed " + os.fsencode(take_back(done, error)))
+            self._tell("failed", take_back(done, error))
         finally:
             os._exit(status)
 

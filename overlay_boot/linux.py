@@ -37,8 +37,15 @@ OVERLAY_TYPE = "overlay"
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_IN_ROOT = 0x10
 _SYS_PIVOT_ROOT = {"x86_64": 155, "i686": 217, "armv7l": 218, "ppc64le": 203, "s390x": 217}
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
 _SYS_OPENAT2 = 437
 _SYS_PIDFD_SEND_SIGNAL = 424
+_AT_FDCWD = -100
+_AT_RECURSIVE = 0x8000
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 0x04
+_MOVE_MOUNT_T_EMPTY_PATH = 0x40
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
@@ -80,6 +87,24 @@ def make_read_only(target: str) -> None:
 def detach(target: str) -> None:
     """umount2(2) with MNT_DETACH: target and all below it leave the tree at once."""
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH), "umount2", target)
+
+
+def open_tree(path: str) -> int:
+    """open_tree(2) OPEN_TREE_CLONE: a detached copy of the mounts at path."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_RECURSIVE
+    result = _libc.syscall(
+        ctypes.c_long(_SYS_OPEN_TREE), _AT_FDCWD, os.fsencode(path), ctypes.c_uint(flags)
+    )
+    return _check(result, "open_tree", path)
+
+
+def move_mount(tree: int, target: int) -> None:
+    """move_mount(2): attach a detached tree of mounts to an open directory or file."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+    result = _libc.syscall(
+        ctypes.c_long(_SYS_MOVE_MOUNT), tree, b"", target, b"", ctypes.c_uint(flags)
+    )
+    _check(result, "move_mount")
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
@@ -133,7 +158,8 @@ def loopback_up() -> None:
 
 
 def default_signals() -> None:
-    """Every signal at its default action and unblocked, as a first process expects them."""
+    """Every signal at its default action and unblocked, as a first process expects them (but the
+    two that the C library keeps for itself)."""
     for number in range(1, 65):
         _libc.signal(number, None)
     _check(_libc.sigprocmask(SIG_SETMASK, bytes(128), None), "sigprocmask")

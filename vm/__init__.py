@@ -1,0 +1,36 @@
+"""Disposable Debian machines: boot one, freeze it, restore it as often as wanted, run commands.
+
+    import vm
+
+    with vm.up("trixie") as machine:                    # image built on first use, then cached
+        machine.copy_in(Path("thing.deb"), "/root/thing.deb")
+        machine.succeed("apt-get install -y /root/thing.deb", timeout=300)
+        assert machine.run("thing --version").out == "1.0"
+        machine.snapshot("ready")                       # memory and disk; the machine runs on
+        with vm.Pool(machine, "ready") as pool:         # restores the next one ahead
+            with pool.take() as fresh:                  # its own machine for each test
+                fresh.fail("thing --break")
+                fresh.wait_until("test -e /run/thing", timeout=10)
+
+`up(suite, provider="qemu", flavour="plain")` knows the suites bookworm, trixie and sid and the
+providers "qemu" and "vagrant". `Pool.take` works with both: where a provider cannot run several
+machines from one snapshot, the one machine is put back instead. Another process (a worker of
+pytest-xdist) shares the frozen state by `Pool.attach(pool.handle)`.
+
+`machine.Machine` is the whole interface; a machine that broke raises MachineError, a command that
+did not do what was asked CommandFailed (an AssertionError), one that took too long CommandTimeout.
+"""
+
+from vm.machine import CommandFailed, CommandTimeout, Machine, MachineError, Result
+from vm.pool import Pool
+from vm.start import up
+
+__all__ = [
+    "CommandFailed",
+    "CommandTimeout",
+    "Machine",
+    "MachineError",
+    "Pool",
+    "Result",
+    "up",
+]

@@ -1,0 +1,235 @@
+"""`python -m vm build|up|ssh|run|list|destroy|fetch|box|prune`.
+
+Exit statuses: 0 done, 1 failed (one line on stderr says why), 2 usage; `run` and `ssh` hand on the
+command's own, or 125 when the machine broke.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vm import archive, folders, image, recipe, start
+from vm.machine import CommandTimeout, MachineError
+from vm.qemu import QemuMachine
+
+BROKEN = 125
+
+
+def say(line: str) -> None:
+    """Progress, apart from what a script would read."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A machine that `list` shows."""
+
+    name: str
+    pid: int
+    detached: bool
+    since: float
+
+    @property
+    def folder(self) -> Path:
+        """Its run folder."""
+        return folders.run() / self.name
+
+
+def running() -> list[Running]:
+    """The machines of this user that run now, by name."""
+    found = []
+    for file in sorted(folders.run().glob("*/machine.json")):
+        pid = folders.recorded(file.with_name("pid"))
+        if pid is not None:
+            about = json.loads(file.read_text())
+            since = file.stat().st_mtime
+            found.append(Running(file.parent.name, pid, bool(about["detached"]), since))
+    return found
+
+
+def pick(name: str) -> Running:
+    """The running machine of that name, or whose name alone starts so."""
+    detached = [machine for machine in running() if machine.detached]
+    matching = [m for m in detached if m.name == name] or [
+        m for m in detached if m.name.startswith(name)
+    ]
+    if len(matching) != 1:
+        names = ", ".join(m.name for m in matching or detached) or "none runs: python -m vm up"
+        raise MachineError(f"machine {name!r}: {'which' if matching else 'not found'} ({names})")
+    return matching[0]
+
+
+def build(options: argparse.Namespace) -> int:
+    """Build an image, or find it in the cache; prints its folder."""
+    print(image.build(options.suite, options.flavour, say=say, fresh=options.fresh).folder)
+    return 0
+
+
+def up(options: argparse.Namespace) -> int:
+    """Start a machine that goes on running; prints its name."""
+    begin = time.monotonic()
+    machine = start.up(
+        options.suite,
+        flavour=options.flavour,
+        init=options.init,
+        network=options.network,
+        cold=options.cold,
+        detached=True,
+        say=say,
+    )
+    if options.json:
+        print(json.dumps({"name": machine.name, "seconds": round(time.monotonic() - begin, 2)}))
+    else:
+        print(machine.name)
+        say(f"up after {time.monotonic() - begin:.1f} s: python -m vm ssh {machine.name}")
+    return 0
+
+
+def ssh(options: argparse.Namespace) -> int:
+    """A shell in a machine, or a command, over ssh."""
+    machine = QemuMachine.attach(pick(options.name).folder)
+    command = machine.ssh_command()
+    machine.disconnect()
+    os.execvp(command[0], [*command, *options.command])
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a command line in a machine; its input comes from a pipe or file given to this one."""
+    piped = not sys.stdin.isatty() and select.select([sys.stdin], [], [], 0)[0]
+    data = sys.stdin.buffer.read() if piped else b""
+    machine = QemuMachine.attach(pick(options.name).folder)
+    try:
+        result = machine.run(" ".join(options.command), timeout=options.timeout, input=data)
+    except CommandTimeout as error:
+        result = error.result
+        say(f"vm: still running after {options.timeout:g} s, killed")
+    finally:
+        machine.disconnect()
+    sys.stdout.buffer.write(result.stdout)
+    sys.stderr.buffer.write(result.stderr)
+    return result.status
+
+
+def list_all(options: argparse.Namespace) -> int:
+    """Show images and running machines."""
+    current = {recipe.recipe(s, f).key for s in recipe.SUITES for f in recipe.FLAVOURS}
+    images: list[dict[str, Any]] = [
+        {"image": i.folder.name, "bytes": i.size, "current": i.folder.name in current}
+        for i in image.cached()
+    ]
+    machines = [asdict(machine) for machine in running()]
+    if options.json:
+        print(json.dumps({"cache": str(folders.cache()), "images": images, "machines": machines}))
+        return 0
+    total = sum(i.size for i in image.cached())
+    print(f"images in {folders.cache()}: {total >> 20} MiB")
+    for one in images:
+        old = "" if one["current"] else "  of an older recipe: python -m vm prune"
+        print(f"  {one['image']:34} {one['bytes'] >> 20:5} MiB{old}")
+    print(f"machines in {folders.run()}:")
+    for machine in running():
+        age = time.time() - machine.since
+        kind = "" if machine.detached else "  of a running command"
+        print(f"  {machine.name:34} pid {machine.pid}, up {age / 60:.0f} min{kind}")
+    return 0
+
+
+def destroy(options: argparse.Namespace) -> int:
+    """End machines and remove all that they left."""
+    if not options.name and not options.all:
+        raise MachineError("destroy what? Name a machine, or --all")
+    chosen = [m for m in running() if m.detached] if options.all else [pick(options.name)]
+    for machine in chosen:
+        folders.kill_recorded(machine.folder / "pid")
+        print(machine.name)
+    folders.sweep()
+    return 0
+
+
+def fetch(options: argparse.Namespace) -> int:
+    """Fetch a package of a suite through this machine's mirrors; prints the file."""
+    print(archive.fetch(options.package, options.suite))
+    return 0
+
+
+def box(options: argparse.Namespace) -> int:
+    """Pack an image as a box for Vagrant's libvirt provider; prints the file."""
+    from vm.box import pack
+
+    print(pack(image.build(options.suite, options.flavour, say=say), options.output, say=say))
+    return 0
+
+
+def prune(options: argparse.Namespace) -> int:
+    """Remove what aborted runs left and images of older recipes (or all that are not in use)."""
+    for name in folders.sweep():
+        print(f"left by an aborted run: {name}")
+    print(f"freed {image.prune(everything=options.all) >> 20} MiB")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    whole = argparse.ArgumentParser(prog="python -m vm", description=str(start.__doc__))
+    whole.description = "Disposable Debian machines: built, booted, used and thrown away."
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, action: Callable[[argparse.Namespace], int], *flags: str) -> Any:
+        command = commands.add_parser(name, help=(action.__doc__ or "").rstrip("."))
+        command.set_defaults(action=action)
+        if "suite" in flags:
+            command.add_argument("suite", nargs="?", default="trixie", choices=recipe.SUITES)
+            command.add_argument("--flavour", default="plain", choices=sorted(recipe.FLAVOURS))
+        if "json" in flags:
+            command.add_argument("--json", action="store_true", help="for a script to read")
+        return command
+
+    add("build", build, "suite").add_argument("--fresh", action="store_true", help="build anew")
+    command = add("up", up, "suite", "json")
+    command.add_argument("--init", default="systemd", choices=["systemd", "small"])
+    command.add_argument("--network", action="store_true", help="reach beyond this machine")
+    command.add_argument("--cold", action="store_true", help="boot, restore no kept state")
+    command = add("ssh", ssh)
+    command.add_argument("name")
+    command.add_argument("command", nargs=argparse.REMAINDER)
+    command = add("run", run)
+    command.add_argument("--timeout", type=float, default=600.0, help="seconds (default 600)")
+    command.add_argument("name")
+    command.add_argument("command", nargs=argparse.REMAINDER)
+    add("list", list_all, "json")
+    command = add("destroy", destroy)
+    command.add_argument("name", nargs="?")
+    command.add_argument("--all", action="store_true")
+    command = add("box", box, "suite")
+    command.add_argument("--output", type=Path, default=Path("dist"), help="folder (default dist)")
+    command = add("fetch", fetch)
+    command.add_argument("package")
+    command.add_argument("suite", nargs="?", default="sid", choices=recipe.SUITES)
+    command = add("prune", prune)
+    command.add_argument("--all", action="store_true", help="current images too")
+    return whole
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; its exit status."""
+    options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that clean-up runs
+    try:
+        status: int = options.action(options)
+    except MachineError as error:
+        say(f"vm: {error}")
+        return BROKEN if options.action in (run, ssh) else 1
+    except KeyboardInterrupt:
+        say("vm: interrupted; nothing is left behind")
+        return 130
+    return status

@@ -1,0 +1,70 @@
+"""Fixtures for pytest (`-p vm.fixtures`): image -> machine -> restored, each made of the one before.
+
+Override `vm_prepare` to do something in the machine before its state is frozen, for instance to
+install what is under test. With pytest-xdist each worker has a machine of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from vm import backend, cli, image, recipe, start
+from vm.image import Image
+from vm.machine import Machine
+from vm.pool import Pool
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The suite, flavour and provider."""
+    group = parser.getgroup("vm", "disposable machines")
+    group.addoption("--vm-suite", default="trixie", choices=recipe.SUITES)
+    group.addoption("--vm-flavour", default="plain", choices=sorted(recipe.FLAVOURS))
+    group.addoption("--vm-provider", default="qemu", choices=start.PROVIDERS)
+
+
+def pytest_configure() -> None:
+    """Lets testinfra know `--hosts=vm://SUITE`."""
+    backend.register()
+
+
+@pytest.fixture(scope="session")
+def vm_image(request: pytest.FixtureRequest) -> Image:
+    """The image, built when it is not cached."""
+    options = request.config.option
+    return image.build(options.vm_suite, options.vm_flavour, say=cli.say)
+
+
+@pytest.fixture(scope="session")
+def vm_prepare() -> Callable[[Machine], None]:
+    """What is done in the machine before it is frozen: nothing, unless overridden."""
+    return lambda machine: None
+
+
+@pytest.fixture(scope="session")
+def vm_machine(
+    request: pytest.FixtureRequest, vm_image: Image, vm_prepare: Callable[[Machine], None]
+) -> Iterator[Machine]:
+    """One machine for the whole session, prepared."""
+    options = request.config.option
+    with start.up(
+        options.vm_suite, flavour=options.vm_flavour, provider=options.vm_provider, say=cli.say
+    ) as machine:
+        vm_prepare(machine)
+        yield machine
+
+
+@pytest.fixture(scope="session")
+def vm_pool(vm_machine: Machine) -> Iterator[Pool]:
+    """The frozen state of the session's machine."""
+    vm_machine.snapshot("prepared")
+    with Pool(vm_machine, "prepared") as pool:
+        yield pool
+
+
+@pytest.fixture
+def vm_restored(vm_pool: Pool) -> Iterator[Machine]:
+    """A fresh machine for this test."""
+    with vm_pool.take() as machine:
+        yield machine

@@ -1,0 +1,215 @@
+"""One interface for every disposable machine, whatever runs it.
+
+A provider implements the few abstract methods of `Machine`; all else here is made of them.
+Three things can go wrong, and they are different verdicts: the machine broke (`MachineError`),
+a command did not do what was asked (`CommandFailed`), it did not end in time (`CommandTimeout`).
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+DIAGNOSTICS = (
+    "date; uptime",
+    "dmesg | tail -n 40",
+    "ps -eo pid,ppid,pidns,stat,etimes,args --forest",
+    "cat /proc/self/mountinfo",
+    "ip -details address; ip netns",
+    "df -h; free -m",
+)
+
+
+class MachineError(Exception):
+    """The machine itself broke (it would not start, died, hung): no verdict on what ran in it."""
+
+
+class CommandFailed(AssertionError):
+    """A command in the machine did not end as it had to. `result` holds what it did."""
+
+    def __init__(self, message: str, result: Result) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class CommandTimeout(CommandFailed):
+    """A command ran past its time limit and was killed; the machine itself still answers."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command did: its exit status (128 + N when signal N ended it) and its output."""
+
+    command: str
+    status: int
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the command ended with status 0."""
+        return self.status == 0
+
+    @property
+    def out(self) -> str:
+        """Standard output as text, without the line ends at its end."""
+        return self.stdout.decode(errors="replace").rstrip("\n")
+
+    @property
+    def err(self) -> str:
+        """Standard error as text, without the line ends at its end."""
+        return self.stderr.decode(errors="replace").rstrip("\n")
+
+    def __str__(self) -> str:
+        parts = [f"$ {self.command}", self.out, self.err, f"(status {self.status})"]
+        return "\n".join(part for part in parts if part)
+
+
+class Machine(ABC):
+    """A running machine, root's shell in it, and its snapshots. Close it, or use it with `with`.
+
+    Commands run by /bin/sh as root with / as current folder and a plain environment. All time
+    limits are in seconds.
+    """
+
+    name: str
+    #: Whether `clone` works, so that many machines can run side by side from one snapshot.
+    can_clone = False
+    #: Commands whose output explains a failure, run by `dump` besides the general ones.
+    explain: tuple[str, ...] = ()
+
+    @abstractmethod
+    def run(self, command: str, *, timeout: float = 60, input: bytes = b"") -> Result:
+        """Run a command to its end and tell how it went, whatever its status.
+
+        It has ended when its shell has: a background process that keeps the output open is not
+        waited for. Raises CommandTimeout past the limit, with the output up to then, and
+        MachineError when the machine no longer answers.
+        """
+
+    @abstractmethod
+    def snapshot(self, name: str) -> None:
+        """Keep the machine's whole state (memory and disk) under that name; it runs on."""
+
+    @abstractmethod
+    def restore(self, name: str) -> None:
+        """Put this machine back to a state it had, with the clock right and fresh entropy."""
+
+    @abstractmethod
+    def reboot(self, *, timeout: float = 120) -> None:
+        """Start again from the disk as it is; returns when commands run again."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the machine and remove all it left. Closing it twice is fine."""
+
+    @abstractmethod
+    def ssh_command(self) -> list[str]:
+        """The ssh command line, without a remote command, that reaches root in the machine."""
+
+    def clone(self, name: str) -> Machine:
+        """A further machine, restored from this one's snapshot, beside it."""
+        raise MachineError(f"{self.name}: this provider cannot run machines side by side")
+
+    def console(self) -> str:
+        """What the machine wrote to its console so far (empty where that cannot be read)."""
+        return ""
+
+    def succeed(self, command: str, *, timeout: float = 60, input: bytes = b"") -> Result:
+        """`run`, but any status other than 0 raises CommandFailed."""
+        result = self.run(command, timeout=timeout, input=input)
+        if result.status != 0:
+            raise CommandFailed(f"failed in {self.name}:\n{result}", result)
+        return result
+
+    def fail(self, command: str, *, timeout: float = 60, input: bytes = b"") -> Result:
+        """`run`, but status 0 raises CommandFailed."""
+        result = self.run(command, timeout=timeout, input=input)
+        if result.status == 0:
+            raise CommandFailed(f"succeeded unexpectedly in {self.name}:\n{result}", result)
+        return result
+
+    def wait_until(self, command: str, *, timeout: float = 30, every: float = 0.1) -> Result:
+        """Repeat a command until it succeeds; past the limit raise CommandTimeout with `dump`."""
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                result = self.run(command, timeout=max(left, 1))
+            except CommandTimeout as error:
+                result = error.result
+            if result.status == 0:
+                return result
+            if time.monotonic() >= deadline:
+                message = f"not within {timeout:g} s in {self.name}:\n{result}\n{self.dump()}"
+                raise CommandTimeout(message, result)
+            time.sleep(every)
+
+    def copy_in(self, source: Path | bytes, target: str, *, timeout: float = 120) -> None:
+        """Write a file of this machine, or bytes, to a path in the machine.
+
+        Missing folders are made; the permission bits come along. A folder is copied as a whole,
+        so that `target` is its copy.
+        """
+        path = shlex.quote(target)
+        if isinstance(source, bytes):
+            command, data = 'cat > "$t"', source
+        elif source.is_dir():
+            command, data = 'mkdir -p "$t" && tar -xf - -C "$t"', _pack(source)
+        else:
+            mode = source.stat().st_mode & 0o7777
+            command, data = f'cat > "$t" && chmod {mode:o} "$t"', source.read_bytes()
+        prepare = f't={path}; mkdir -p -- "$(dirname -- "$t")" && '
+        self.succeed(prepare + command, timeout=timeout, input=data)
+
+    def copy_out(self, source: str, target: Path, *, timeout: float = 120) -> None:
+        """Write a file of the machine to a path here, whole or not at all."""
+        data = self.succeed(f"cat -- {shlex.quote(source)}", timeout=timeout).stdout
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            partial.write_bytes(data)
+            partial.rename(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def dump(self) -> str:
+        """What would explain a failure: the console's end, kernel log, processes, mounts, links.
+
+        Never raises: what cannot be had is named in its place.
+        """
+        parts = [f"--- console of {self.name}\n" + "\n".join(self.console().splitlines()[-40:])]
+        for command in (*DIAGNOSTICS, *self.explain):
+            try:
+                parts.append(f"--- {command}\n{self.run(command, timeout=20).out}")
+            except (MachineError, CommandFailed) as error:
+                parts.append(f"--- {command}\n(not to be had: {str(error).splitlines()[0]})")
+                if isinstance(error, MachineError):
+                    break
+        return "\n".join(parts)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _pack(folder: Path) -> bytes:
+    """A tar archive of what a folder holds, owned by root."""
+    import io
+    import tarfile
+
+    def as_root(info: tarfile.TarInfo) -> tarfile.TarInfo:
+        info.uid = info.gid = 0
+        info.uname = info.gname = "root"
+        return info
+
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.add(folder, arcname=".", filter=as_root)
+    return buffer.getvalue()

@@ -1,0 +1,377 @@
+"""Machines in QEMU: direct kernel boot, a command channel without a network, frozen states.
+
+A snapshot is the memory file, the disk and QEMU's own device state. Memory is a file that QEMU maps
+shared, so saving a state does not copy it; a clone maps the same file privately, so any number of
+them start from it at once and share what they do not change. The machine that was frozen goes on
+from a copy of its memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from vm import folders
+from vm.channel import Channel
+from vm.image import Image
+from vm.machine import Machine, MachineError, Result
+from vm.qmp import QMP
+from vm.shape import Shape
+
+CAPABILITIES = [
+    {"capability": "x-ignore-shared", "state": True},
+    {"capability": "events", "state": True},
+]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A machine's whole state in a folder: `state`, disk.qcow2, frozen.json; and its memory."""
+
+    folder: Path
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What frozen.json holds."""
+        value: dict[str, Any] = json.loads((self.folder / "frozen.json").read_text())
+        return value
+
+    @property
+    def memory(self) -> Path:
+        """The memory file, which may lie elsewhere."""
+        return self.folder / str(self.about["memory"])
+
+    def start(
+        self, name: str, *, private: bool = True, detached: bool = False, network: bool = False
+    ) -> QemuMachine:
+        """A machine that goes on from here. A private one is faster and cannot be frozen."""
+        shape = Shape(**self.about["shape"] | {"network": network})
+        machine = QemuMachine.make(name, shape, detached=detached)
+        try:
+            machine.snapshots[""] = self
+            machine._thaw(self, private=private)
+        except BaseException:
+            machine.close()
+            raise
+        return machine
+
+
+class QemuMachine(Machine):
+    """A machine in a QEMU process of its own. Make one with `boot`, `Frozen.start` or `attach`."""
+
+    can_clone = True
+
+    def __init__(
+        self,
+        folder: Path,
+        shape: Shape,
+        memory: Path,
+        locks: list[folders.Lock],
+        *,
+        detached: bool,
+    ) -> None:
+        """Only what is known of it; nothing runs yet."""
+        self.name = folder.name
+        self.folder, self.shape, self.memory = folder, shape, memory
+        self.snapshots: dict[str, Frozen] = {}
+        self._locks = locks
+        self._detached = detached
+        self._process: subprocess.Popen[bytes] | None = None
+        self._qmp: QMP | None = None
+        self._channel: Channel | None = None
+        self._private = False
+
+    @classmethod
+    def make(cls, name: str, shape: Shape, *, detached: bool = False) -> Self:
+        """A machine's folders. A `detached` one runs on when this process ends."""
+        folder, lock = folders.claim(folders.run(), name)
+        memory = folders.memory() / folder.name
+        locks = [lock]
+        if memory != folder:  # else memory lies with all the rest
+            memory.mkdir(mode=0o700)
+            locks.append(folders.Lock(memory / "lock"))
+        about = {"detached": detached, "memory": str(memory / "ram"), "shape": asdict(shape)}
+        (folder / "machine.json").write_text(json.dumps(about, indent=2) + "\n")
+        return cls(folder, shape, memory / "ram", locks, detached=detached)
+
+    @classmethod
+    def boot(
+        cls, image: Image, shape: Shape, name: str, *, detached: bool = False, timeout: float = 120
+    ) -> QemuMachine:
+        """Start a machine from an image; returns when commands run in it."""
+        machine = cls.make(name, shape, detached=detached)
+        try:
+            machine._overlay(image.disk)
+            machine._launch()
+            machine._hello(timeout)
+        except BaseException:
+            machine.close()
+            raise
+        return machine
+
+    @classmethod
+    def attach(cls, folder: Path) -> Self:
+        """Reach a detached machine that another process started: to use it, or to close it."""
+        about = json.loads((folder / "machine.json").read_text())
+        shape, memory = Shape(**about["shape"]), Path(about["memory"])
+        machine = cls(folder, shape, memory, [], detached=True)
+        machine._private = True  # it cannot be frozen from here
+        try:
+            machine._qmp = QMP(machine._connect("qmp"))
+            machine._channel = Channel(machine._connect("agent"))
+            machine._hello(20)
+        except MachineError as error:
+            machine.disconnect()
+            raise machine._broken(error) from error
+        return machine
+
+    # What every machine does
+
+    def run(self, command: str, *, timeout: float = 60, input: bytes = b"") -> Result:
+        """See Machine.run."""
+        if self._channel is None:
+            raise MachineError(f"{self.name} is closed")
+        try:
+            return self._channel.run(command, timeout=timeout, input=input)
+        except MachineError as error:
+            raise self._broken(error) from error
+
+    def snapshot(self, name: str) -> None:
+        """Freeze memory, devices and disk; the machine goes on from a copy of them."""
+        memory = self.memory.with_name(f"{name}.ram")
+        folder = self.folder / "snapshots" / name
+        if folder.exists():
+            raise MachineError(f"{self.name} has a snapshot {name!r} already")
+        self.snapshots[name] = self.freeze(folder, memory)
+        self.restore(name)
+
+    def freeze(self, folder: Path, memory: Path) -> Frozen:
+        """End the machine and keep its state in a new folder, its memory in that file."""
+        if self._private or self._qmp is None:
+            raise MachineError(f"{self.name} runs on another's memory: freeze that other machine")
+        folder.mkdir(parents=True, mode=0o700)
+        self._qmp.execute("migrate-set-capabilities", capabilities=CAPABILITIES)
+        with (folder / "state").open("wb") as state:
+            self._qmp.execute("getfd", fd=state.fileno(), fdname="state")
+        self._qmp.execute("migrate", uri="fd:state")
+        self._qmp.wait("MIGRATION", status="completed", timeout=30)
+        self._end()
+        _move(self.memory, memory)
+        _move(self.folder / "disk.qcow2", folder / "disk.qcow2")
+        kept = memory.name if memory.parent == folder else str(memory)
+        about = {"memory": kept, "shape": asdict(self.shape)}
+        (folder / "frozen.json").write_text(json.dumps(about, indent=2) + "\n")
+        return Frozen(folder)
+
+    def restore(self, name: str) -> None:
+        """Put the machine back, in well under a second."""
+        if name not in self.snapshots:
+            raise MachineError(f"{self.name} has no snapshot {name!r}")
+        self._end()
+        self._thaw(self.snapshots[name], private=False)
+
+    def clone(self, name: str) -> QemuMachine:
+        """A further machine from this one's snapshot, which has to stay as long as that runs."""
+        if name not in self.snapshots:
+            raise MachineError(f"{self.name} has no snapshot {name!r}")
+        return self.snapshots[name].start(self.name.rpartition("-")[0])
+
+    def reboot(self, *, timeout: float = 120) -> None:
+        """Shut the guest down in an orderly way and boot from its disk."""
+        self.run("(sync; systemctl reboot || busybox reboot -f) >/dev/null 2>&1 &")
+        self._wait_for_end(timeout)
+        self._end()
+        self._launch()
+        self._hello(timeout)
+
+    def close(self) -> None:
+        """End QEMU and remove the machine's folders, snapshots included."""
+        self._end()
+        for folder in {self.folder, self.memory.parent}:
+            folders.remove(folder)
+        for lock in self._locks:
+            lock.release()
+        self._locks = []
+
+    def console(self) -> str:
+        """All that the guest wrote to its serial console."""
+        file = self.folder / "console.log"
+        return file.read_text(errors="replace") if file.exists() else ""
+
+    def ssh_command(self) -> list[str]:
+        """ssh as root with the image's own key, by a forward on 127.0.0.1."""
+        port = ("-p", str(self.ssh_port()))
+        return [*ssh_options(Path(self.shape.kernel).parent, self.folder), *port, "root@127.0.0.1"]
+
+    def ssh_port(self) -> int:
+        """The port on 127.0.0.1 that leads to the guest's sshd, opened when first asked for."""
+        listing = self._monitor("info usernet")
+        if "HOST_FORWARD" not in listing:
+            self._monitor("hostfwd_add net tcp:127.0.0.1:0-:22")
+            listing = self._monitor("info usernet")
+        match = re.search(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)", listing)
+        if not match:
+            raise MachineError(f"{self.name}: no port on 127.0.0.1 could be had for ssh")
+        return int(match[1])
+
+    # QEMU itself
+
+    def _monitor(self, line: str) -> str:
+        if self._qmp is None:
+            raise MachineError(f"{self.name} is closed")
+        return str(self._qmp.execute("human-monitor-command", command_line=line))
+
+    def _thaw(self, frozen: Frozen, *, private: bool) -> None:
+        """Go on from a frozen state."""
+        if private:
+            memory = frozen.memory
+        else:
+            memory = self.memory
+            _copy(frozen.memory, memory)
+            self._overlay(frozen.folder / "disk.qcow2")
+        disk = frozen.folder / "disk.qcow2" if private else self.folder / "disk.qcow2"
+        self._private = private
+        self._launch(memory=memory, disk=disk, incoming=True)
+        assert self._qmp is not None
+        self._qmp.execute("migrate-set-capabilities", capabilities=CAPABILITIES)
+        with (frozen.folder / "state").open("rb") as state:
+            self._qmp.execute("getfd", fd=state.fileno(), fdname="state")
+        self._qmp.execute("migrate-incoming", uri="fd:state")
+        self._qmp.wait("MIGRATION", status="completed", timeout=30)
+        self._hello(30, set_clock=True)
+
+    def _overlay(self, backing: Path) -> None:
+        """The machine's own disk: what it writes on top of another."""
+        disk = self.folder / "disk.qcow2"
+        disk.unlink(missing_ok=True)
+        make = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]
+        subprocess.run([*make, str(backing), str(disk)], check=True)
+
+    def _launch(
+        self, memory: Path | None = None, disk: Path | None = None, *, incoming: bool = False
+    ) -> None:
+        """Start QEMU; its sockets are open before it is, so that connecting never has to wait."""
+        listening = {name: self._listen(name) for name in ("qmp", "agent")}
+        fds = [listener.fileno() for listener in listening.values()]
+        if self._detached:
+            fds += [lock.fd for lock in self._locks]
+        command = self.shape.command(
+            self.folder,
+            disk or self.folder / "disk.qcow2",
+            memory or self.memory,
+            {name: listener.fileno() for name, listener in listening.items()},
+            private=self._private,
+        )
+        command += ["-incoming", "defer"] if incoming else self.shape.boot()
+        with (self.folder / "qemu.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=fds,
+                env=os.environ | {"TMPDIR": str(self.folder)},
+                start_new_session=True,
+            )
+        folders.record(self.folder / "pid", self._process.pid)
+        for listener in listening.values():
+            listener.close()
+        try:
+            self._qmp = QMP(self._connect("qmp"))
+            self._channel = Channel(self._connect("agent"))
+        except MachineError as error:
+            raise self._broken(error) from error
+
+    def _listen(self, name: str) -> socket.socket:
+        path = self.folder / name
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen(8)
+        return listener
+
+    def _connect(self, name: str) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(self.folder / name))
+        except OSError as error:
+            connection.close()
+            raise MachineError(f"{self.name} does not run ({error.strerror})") from error
+        return connection
+
+    def _hello(self, timeout: float, *, set_clock: bool = False) -> None:
+        assert self._channel is not None
+        try:
+            self._channel.hello(timeout=timeout, set_clock=set_clock)
+        except MachineError as error:
+            raise self._broken(error) from error
+
+    def _broken(self, error: MachineError) -> MachineError:
+        """The error with what QEMU and the guest said last."""
+        log = self.folder / "qemu.log"
+        said = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
+        last = [*said, *self.console().splitlines()[-15:]]
+        return MachineError("\n  ".join([f"{self.name}: {error}", *last]))
+
+    def _wait_for_end(self, timeout: float) -> None:
+        """Wait until the guest has ended QEMU."""
+        deadline = time.monotonic() + timeout
+        while folders.recorded(self.folder / "pid") is not None:
+            if time.monotonic() > deadline:
+                raise MachineError(f"{self.name}: did not shut down within {timeout:g} s")
+            time.sleep(0.02)
+
+    def disconnect(self) -> None:
+        """Close the connections to QEMU; a detached machine runs on."""
+        for connection in (self._qmp, self._channel):
+            if connection is not None:
+                connection.close()
+        self._qmp = self._channel = None
+
+    def _end(self) -> None:
+        """End QEMU and the connections to it."""
+        self.disconnect()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        else:
+            folders.kill_recorded(self.folder / "pid")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a large file that is mostly holes."""
+    subprocess.run(["cp", "--sparse=always", str(source), str(target)], check=True)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename a file, or copy it where the target lies on another file system."""
+    try:
+        source.rename(target)
+    except OSError:
+        _copy(source, target)
+        source.unlink()
+
+
+def ssh_options(image: Path, folder: Path) -> list[str]:
+    """ssh with an image's key and host keys, its connections shared through a folder's socket."""
+    options = {
+        "IdentityFile": image / "id_ed25519",
+        "IdentitiesOnly": "yes",
+        "UserKnownHostsFile": image / "known_hosts",
+        "StrictHostKeyChecking": "yes",
+        "HostKeyAlias": "disposable",
+        "ControlMaster": "auto",
+        "ControlPath": folder / "ssh",
+        "ControlPersist": "60",
+        "LogLevel": "ERROR",
+    }
+    flags = [flag for name, value in options.items() for flag in ("-o", f"{name}={value}")]
+    return ["ssh", "-F", "none", *flags]

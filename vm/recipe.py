@@ -1,0 +1,117 @@
+"""What an image holds: this module, the files in vm/guest and the agent. All of it is the cache key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vm.machine import MachineError
+
+SUITES = ("bookworm", "trixie", "sid")
+KERNEL = "linux-image-cloud-amd64"
+PACKAGES = [
+    "systemd-sysv",
+    "dbus",
+    "udev",
+    "kmod",
+    "procps",
+    "util-linux",
+    "iproute2",
+    "ifupdown",
+    "bridge-utils",
+    "vlan",
+    "iputils-ping",
+    "openssh-server",
+    "rsyslog",
+    "sudo",
+    "python3",
+    "python3-pyroute2",
+    "qemu-guest-agent",
+    "busybox-static",
+    "less",
+]
+FLAVOURS = {"plain": [], "mta": ["postfix", "dovecot-imapd", "sasl2-bin"]}
+DISK = "6G"
+#: Loaded by the initrd, with what they depend on: enough to find the disk and talk to the host.
+BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "ext4")
+#: Not unpacked: half of the image's size, and nothing that a program needs. Man pages stay.
+EXCLUDED = ("/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
+INIT = """\
+#!/bin/busybox sh
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+for module in $(cat /modules); do insmod /$module; done
+init=/sbin/init
+for word in $(cat /proc/cmdline); do case $word in init=*) init=${word#init=};; esac; done
+until mount -t ext4 -o rw /dev/vda /root 2>/dev/null; do sleep 0.01; done
+umount /proc
+mount -o move /dev /root/dev
+exec switch_root /root $init
+"""
+GUEST = Path(__file__).with_name("guest")
+AGENT = Path(__file__).with_name("agent.c")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what an image holds."""
+
+    suite: str
+    flavour: str
+    sources: tuple[str, ...]
+    packages: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """The name of the image in the cache."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
+        parts = [Path(__file__), AGENT, *(file for file in sorted(GUEST.rglob("*")))]
+        for file in (part for part in parts if part.is_file()):
+            digest.update(f"{file.name}\0{file.stat().st_mode & 0o111}\0".encode())
+            digest.update(file.read_bytes())
+        return f"{self.suite}-{self.flavour}-{digest.hexdigest()[:12]}"
+
+
+def recipe(suite: str, flavour: str = "plain") -> Recipe:
+    """The recipe for a suite, with this machine's own Debian mirrors, or MIRROR= for all."""
+    if suite not in SUITES:
+        raise MachineError(f"suite {suite!r} is not known: take one of {', '.join(SUITES)}")
+    if flavour not in FLAVOURS:
+        raise MachineError(f"flavour {flavour!r} is not known: take one of {', '.join(FLAVOURS)}")
+    packages = (*PACKAGES, KERNEL, *FLAVOURS[flavour])
+    return Recipe(suite, flavour, tuple(sources(suite)), packages)
+
+
+def sources(suite: str) -> Iterator[str]:
+    """apt's source lines for a suite, by the mirrors that this machine itself uses."""
+    main, security = _mirrors()
+    yield f"deb {main} {suite} main"
+    if suite != "sid":
+        yield f"deb {main} {suite}-updates main"
+        if security:
+            yield f"deb {security} {suite}-security main"
+
+
+def _mirrors() -> tuple[str, str | None]:
+    """The archive's and the security archive's mirror."""
+    if named := os.environ.get("MIRROR"):
+        return named, None
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)"]
+    listing = subprocess.run(
+        [*command, "Created-By: Packages"], capture_output=True, text=True, check=True
+    ).stdout
+    names = "|".join((*SUITES, "stable", "testing", "unstable", "forky"))
+    found: dict[str, str] = {}
+    for line in listing.splitlines():
+        uri, _, release = line.partition(" ")
+        if match := re.fullmatch(rf"(?:{names})(-security)?", release):
+            found.setdefault(match[1] or "", uri)
+    if "" not in found:
+        raise MachineError("apt's sources name no Debian mirror: add one, or set MIRROR=")
+    return found[""], found.get("-security")

@@ -1,0 +1,114 @@
+"""From a suite's name to a running machine: the image, the accelerator, the booted state."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from vm import folders, image
+from vm.image import Image, Say
+from vm.machine import Machine, MachineError
+from vm.qemu import Frozen, QemuMachine
+from vm.shape import PROGRAM, Shape
+
+#: What tests are likely to use first, loaded before a booted state is kept: under emulation it is
+#: what takes long in a fresh machine.
+WARM = (
+    "systemctl is-system-running --wait || test -x /usr/local/sbin/vm-init",
+    "modprobe -a overlay veth bridge 8021q dummy macvlan",
+    "python3 -c 'import pyroute2, ctypes, json, subprocess'",
+    "for command in ip ps mount unshare nsenter ssh ifup; do command -v $command; done >/dev/null",
+    "ip link; ps -e; mount; unshare -mnp --fork true; nsenter -t 1 -m true; ifquery --list",
+    "sync",
+)
+PROVIDERS = ("qemu", "vagrant")
+
+
+def up(
+    suite: str,
+    *,
+    provider: str = "qemu",
+    flavour: str = "plain",
+    init: str = "systemd",
+    network: bool = False,
+    detached: bool = False,
+    cold: bool = False,
+    say: Say = print,
+) -> Machine:
+    """A running machine of a suite that answers commands; its image is built when missing.
+
+    `init` is "systemd" or "small" (a shell script: a faster boot, no services but sshd). With
+    `network` the guest reaches what this machine reaches. A `detached` machine outlives this
+    process. The state after a boot is kept beside the image and restored from then on; `cold`
+    boots anyway. `say` takes one line at a time on what is being done. Raises MachineError.
+    """
+    if provider == "vagrant":
+        from vm.vagrant import VagrantMachine
+
+        return VagrantMachine.up(suite, flavour=flavour, say=say)
+    if provider != "qemu":
+        raise MachineError(f"provider {provider!r} is not known: one of {', '.join(PROVIDERS)}")
+    if not shutil.which(PROGRAM):
+        raise MachineError("QEMU is missing: apt-get install qemu-system-x86 qemu-utils")
+    folders.sweep()
+    source = image.build(suite, flavour, say=say)
+    shape = Shape(
+        str(source.kernel),
+        str(source.initrd),
+        accelerator(source, say=say),
+        cpus=min(2, os.cpu_count() or 1),
+        init=init,
+        network=network,
+    )
+    if cold:
+        return QemuMachine.boot(source, shape, suite, detached=detached)
+    state = booted(source, shape, say=say)
+    return state.start(suite, private=False, detached=detached, network=network)
+
+
+def booted(source: Image, shape: Shape, *, say: Say = print) -> Frozen:
+    """The state after a boot of that image in that shape, warmed up: kept beside the image."""
+    target = source.folder / f"booted-{shape.key}"
+    turn = folders.Lock(source.folder / "booting", wait=True)
+    try:
+        if not target.exists():
+            say(f"machine: booting ({shape.accelerator}, {shape.init}) to keep the state after it")
+            work, lock = folders.claim(folders.private(folders.cache() / "building"), "booted")
+            try:
+                with QemuMachine.boot(source, shape, "boot") as machine:
+                    for command in WARM:
+                        machine.succeed(command, timeout=180)
+                    state = work / "state"
+                    machine.freeze(state, state / "ram")
+                state.rename(target)
+            finally:
+                folders.remove(work)
+                lock.release()
+    finally:
+        turn.release()
+    return Frozen(target)
+
+
+def accelerator(source: Image, *, say: Say = print) -> str:
+    """kvm when a guest really boots with it, else tcg. VM_ACCEL says it without trying.
+
+    /dev/kvm alone proves little: nested or paravirtual ones exist that cannot run a stock kernel.
+    So a boot is tried, once per start of this machine.
+    """
+    if named := os.environ.get("VM_ACCEL"):
+        return named
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "tcg"
+    start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    verdict = folders.run() / f"accelerator-{start}"
+    if not verdict.exists():
+        shape = Shape(str(source.kernel), str(source.initrd), "kvm", cpus=1, init="small")
+        try:
+            QemuMachine.boot(source, shape, "probe", timeout=10).close()
+            found = "kvm"
+        except MachineError:
+            found = "tcg"
+        say(f"machine: KVM {'works' if found == 'kvm' else 'does not work here: emulating (TCG)'}")
+        verdict.write_text(found)
+    return verdict.read_text()
