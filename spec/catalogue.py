@@ -65,6 +65,7 @@ def problems(found: Catalogue) -> list[str]:
         for clause in clauses().values()
         if clause.untested and clause.id in tested
     ]
+    lines += [f"no man page has the clause {name}" for name in sorted(tested - clauses().keys())]
     for file in sorted((FOLDER / "expectations").glob("*.toml")):
         unknown = expectations.load(file).tests.keys() - found.tests.keys()
         lines += [f"{file.name}: no such test: {name}" for name in sorted(unknown)]

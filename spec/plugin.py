@@ -111,15 +111,16 @@ def _ours(item: pytest.Item) -> bool:
     return FOLDER in item.path.parents or bool(ids_of(item))
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Refuse a test that names an unknown clause, or does not state its promise."""
-    if unknown := [name for name in ids_of(item) if name not in clauses()]:
+    test = metafunc.definition
+    if unknown := [name for name in ids_of(test) if name not in clauses()]:
         raise pytest.Collector.CollectError(
-            f"{item.nodeid}: no man page has the clause {', '.join(unknown)}"
+            f"{test.nodeid}: no man page has the clause {', '.join(unknown)}"
         )
-    if _ours(item) and not promise_of(item):
+    if _ours(test) and not promise_of(test):
         raise pytest.Collector.CollectError(
-            f"{item.nodeid}: no docstring: say which promise it checks"
+            f"{test.nodeid}: no docstring: say which promise it checks"
         )
 
 

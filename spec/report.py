@@ -18,14 +18,17 @@ from spec.results import (
 
 
 def summary(results: Results) -> list[str]:
-    """The clauses in force by section of the man pages, one line each."""
+    """The clauses in force by section of the man pages, one line each; of a part, what ran."""
     rows = [
         (f"{page} {section}", count(found))
         for (page, section), found in by_section(results).items()
     ]
-    rows = [(name, counts) for name, counts in rows if counts]
+    if results["selection"]:
+        rows = [(name, counts) for name, counts in rows if set(counts) - {"untested"}]
     rows.append(("all", count(results["clauses"])))
     columns = [column for column in reversed(SHOWN) if rows[-1][1].get(column)]
+    if results["selection"] and "untested" in columns:
+        columns.remove("untested")
     width = max(len(name) for name, _ in rows)
     lines = [
         f"{label(results)} on {place(results)}, page {results['page']}, {results['started']}",
