@@ -18,7 +18,7 @@ import pytest
 from spec import expectations
 from spec.clauses import FOLDER, PAGES, PageError, clauses
 from spec.recorder import About, Recorder
-from spec.results import Evidence, Outcome
+from spec.results import Evidence, Outcome, clean
 
 PRECONDITION = "precondition: "
 Text = str | Callable[[], str]
@@ -148,7 +148,7 @@ def _verdict(report: pytest.TestReport, error: BaseException | None) -> str:
 def _reason(error: BaseException | None) -> str | None:
     if error is None:
         return None
-    return str(error).removeprefix(PRECONDITION).strip().partition("\n")[0] or repr(error)
+    return clean(str(error).removeprefix(PRECONDITION).strip().partition("\n")[0] or repr(error))
 
 
 def _gather(item: pytest.Item, failed: bool) -> list[Evidence]:
@@ -161,7 +161,7 @@ def _gather(item: pytest.Item, failed: bool) -> list[Evidence]:
                 text = text()
             except Exception as error:  # noqa: BLE001  # the failure itself matters more than its evidence
                 text = f"cannot be had: {error!r}"
-        found.append({"title": title, "text": text})
+        found.append({"title": title, "text": clean(text)})
     return found
 
 
@@ -187,7 +187,7 @@ def pytest_runtest_makereport(
         "verdict": verdict,
         "seconds": round(report.duration, 3),
         "reason": _reason(error),
-        "details": report.longreprtext if report.failed else None,
+        "details": clean(report.longreprtext) if report.failed else None,
         "evidence": _gather(item, verdict in ("fail", "error")),
         "expected": expected,
     }

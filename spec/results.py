@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from spec.clauses import NEEDS_TEST, clauses
 from spec.expectations import Expectations
 
 SCHEMA = 1
+LIMIT = 64 * 1024
 SHOWN = {
     "error": "!",
     "fail": "✗",
@@ -87,6 +89,14 @@ class Results(TypedDict):
 
 class ResultsError(Exception):
     """A file that is no results.json of this schema."""
+
+
+def clean(text: str) -> str:
+    """Text as reports can hold it: no control characters, no broken UTF-8, only the end of much."""
+    if len(text) > LIMIT:
+        text = f"[{len(text) - LIMIT} characters left out]\n{text[-LIMIT:]}"
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", "\ufffd", text.replace("\r\n", "\n"))
 
 
 def worst(verdicts: Iterable[str]) -> str:

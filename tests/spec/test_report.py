@@ -132,6 +132,13 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path, text: str) -> None:
         results.load(file)
 
 
+def test_text_is_made_fit_for_reports() -> None:
+    dirty = b"\x1b[31mred\x1b[0m\r\n\tand\x00 \xff".decode(errors="surrogateescape")
+    assert results.clean(dirty) == "red\n\tand\ufffd \ufffd"
+    much = results.clean("a" * results.LIMIT + "end")
+    assert much.startswith("[3 characters left out]\naaa") and much.endswith("aend")
+
+
 def test_tap_and_junit_tell_each_clause_in_force() -> None:
     found = results_of(
         outcome("pass", "stop"),
