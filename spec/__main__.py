@@ -129,8 +129,9 @@ def _parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("run", help="run the tests; 0 only if all in force passed")
     add.add_argument("--target", default="here", help="here (default), host, ssh://…, vm://…")
-    add.add_argument("--implementation", metavar="DIR", type=Path, help="folder of the commands")
-    add.add_argument("--deb", metavar="FILE", type=Path, help="package of the commands")
+    what = add.add_mutually_exclusive_group()
+    what.add_argument("--implementation", metavar="DIR", type=Path, help="folder of the commands")
+    what.add_argument("--deb", metavar="FILE", type=Path, help="package of the commands")
     add.add_argument("--page", choices=PAGES, default="ours", help="whose promises are in force")
     add.add_argument("--results", metavar="FILE", type=Path, help="where to write results.json")
     add.add_argument("--expectations", metavar="FILE", type=Path, help="known failures")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -53,22 +54,24 @@ def problems(found: Catalogue) -> list[str]:
     """What keeps the spec from being whole: clauses without a test, expectations of nothing."""
     tested = {name for ids in found.tests.values() for name in ids}
     lines = [
-        f"{clause.page}.adoc:{clause.line}: no test checks {clause.id} ({clause.level}): "
-        'write one, or say ,untested="why" in its mark'
+        f"{clause.page}.adoc:{clause.line}: no test checks {clause.id} ({clause.level})"
         for clause in clauses().values()
         if clause.level in NEEDS_TEST and clause.id not in tested and not clause.untested
     ]
+    if lines:
+        lines.append('write a test, or say ,untested="why" in the mark of the clause')
     lines += [
         f"{clause.page}.adoc:{clause.line}: {clause.id} has a test after all: drop its untested"
         for clause in clauses().values()
         if clause.untested and clause.id in tested
     ]
+    lines += [f"no man page has the clause {name}" for name in sorted(tested - clauses().keys())]
     for file in sorted((FOLDER / "expectations").glob("*.toml")):
         unknown = expectations.load(file).tests.keys() - found.tests.keys()
         lines += [f"{file.name}: no such test: {name}" for name in sorted(unknown)]
     return lines
 
 
-def check(page_text: reference.Path | None) -> list[str]:
+def check(page_text: Path | None) -> list[str]:
     """All that is wrong with marks, tests, expectations and the coverage table."""
     return problems(collect()) + reference.problems(page_text)

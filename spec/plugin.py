@@ -18,7 +18,7 @@ import pytest
 from spec import expectations
 from spec.clauses import FOLDER, PAGES, PageError, clauses
 from spec.recorder import About, Recorder
-from spec.results import Evidence, Outcome
+from spec.results import Evidence, Outcome, clean
 
 PRECONDITION = "precondition: "
 Text = str | Callable[[], str]
@@ -111,15 +111,16 @@ def _ours(item: pytest.Item) -> bool:
     return FOLDER in item.path.parents or bool(ids_of(item))
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Refuse a test that names an unknown clause, or does not state its promise."""
-    if unknown := [name for name in ids_of(item) if name not in clauses()]:
+    test = metafunc.definition
+    if unknown := [name for name in ids_of(test) if name not in clauses()]:
         raise pytest.Collector.CollectError(
-            f"{item.nodeid}: no man page has the clause {', '.join(unknown)}"
+            f"{test.nodeid}: no man page has the clause {', '.join(unknown)}"
         )
-    if _ours(item) and not promise_of(item):
+    if _ours(test) and not promise_of(test):
         raise pytest.Collector.CollectError(
-            f"{item.nodeid}: no docstring: say which promise it checks"
+            f"{test.nodeid}: no docstring: say which promise it checks"
         )
 
 
@@ -147,7 +148,7 @@ def _verdict(report: pytest.TestReport, error: BaseException | None) -> str:
 def _reason(error: BaseException | None) -> str | None:
     if error is None:
         return None
-    return str(error).removeprefix(PRECONDITION).strip().partition("\n")[0] or repr(error)
+    return clean(str(error).removeprefix(PRECONDITION).strip().partition("\n")[0] or repr(error))
 
 
 def _gather(item: pytest.Item, failed: bool) -> list[Evidence]:
@@ -160,7 +161,7 @@ def _gather(item: pytest.Item, failed: bool) -> list[Evidence]:
                 text = text()
             except Exception as error:  # noqa: BLE001  # the failure itself matters more than its evidence
                 text = f"cannot be had: {error!r}"
-        found.append({"title": title, "text": text})
+        found.append({"title": title, "text": clean(text)})
     return found
 
 
@@ -186,7 +187,7 @@ def pytest_runtest_makereport(
         "verdict": verdict,
         "seconds": round(report.duration, 3),
         "reason": _reason(error),
-        "details": report.longreprtext if report.failed else None,
+        "details": clean(report.longreprtext) if report.failed else None,
         "evidence": _gather(item, verdict in ("fail", "error")),
         "expected": expected,
     }

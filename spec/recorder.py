@@ -28,13 +28,20 @@ def merge(whole: Outcome, part: Outcome) -> None:
         whole["expected"] = part["expected"]
 
 
-def selection(config: pytest.Config) -> str | None:
+def selection(session: pytest.Session) -> str | None:
     """What restricts a run to some of the spec's tests; None for all of them."""
+    config = session.config
     words = [f"-k {config.option.keyword}"] if config.option.keyword else []
     words += [f"-m {config.option.markexpr}"] if config.option.markexpr else []
     paths = [config.invocation_params.dir / word for word in config.args]
     if FOLDER.resolve() not in [path.resolve() for path in paths]:
         words += config.args
+    if (
+        session.shouldstop
+        or session.shouldfail
+        or session.exitstatus == pytest.ExitCode.INTERRUPTED
+    ):
+        words.append("stopped early")
     return " ".join(words) or None
 
 
@@ -80,7 +87,7 @@ class Recorder:
             "target": self.about.get("target", {}),
             "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - self.started, 1),
-            "selection": selection(self.config),
+            "selection": selection(session),
             "clauses": results.judge(tests, page, self.expected),
             "tests": tests,
         }

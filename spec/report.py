@@ -4,35 +4,44 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from spec.results import VERDICTS, Judgement, Results, by_section, count, label, place
-
-COLUMNS = ("pass", "fail", "error", "expected", "precondition", "skip", "untested")
+from spec.results import (
+    SHOWN,
+    Judgement,
+    Results,
+    by_section,
+    count,
+    label,
+    place,
+    reasons,
+    shown,
+)
 
 
 def summary(results: Results) -> list[str]:
-    """The clauses in force by section of the man pages, one line each."""
+    """The clauses in force by section of the man pages, one line each; of a part, what ran."""
     rows = [
         (f"{page} {section}", count(found))
         for (page, section), found in by_section(results).items()
     ]
-    rows = [(name, counts) for name, counts in rows if counts]
+    if results["selection"]:
+        rows = [(name, counts) for name, counts in rows if set(counts) - {"untested"}]
     rows.append(("all", count(results["clauses"])))
-    shown = [column for column in COLUMNS if rows[-1][1].get(column)]
+    columns = [column for column in reversed(SHOWN) if rows[-1][1].get(column)]
+    if results["selection"] and "untested" in columns:
+        columns.remove("untested")
     width = max(len(name) for name, _ in rows)
     lines = [
         f"{label(results)} on {place(results)}, page {results['page']}, {results['started']}",
-        " ".join([" " * width, *(f"{column:>12}" for column in shown)]),
+        " ".join([" " * width, *(f"{column:>12}" for column in columns)]),
     ]
     for name, counts in rows:
-        cells = (f"{counts.get(column) or '.':>12}" for column in shown)
+        cells = (f"{counts.get(column) or '.':>12}" for column in columns)
         lines.append(" ".join([f"{name:<{width}}", *cells]))
     return lines
 
 
 def _why(results: Results, clause: Judgement) -> str:
-    tests = [test for test in results["tests"] if test["id"] in clause["tests"]]
-    lines = [f"{test['id']}: {test['reason']}" for test in tests if test["reason"]]
-    return "\n".join(lines) or clause["untested"] or "no test ran"
+    return "\n".join(reasons(results, clause)) or clause["untested"] or "no test ran"
 
 
 def junit(results: Results) -> str:
@@ -76,7 +85,7 @@ def tap(results: Results) -> str:
     lines = ["TAP version 13", f"1..{len(found)}"]
     for number, clause in enumerate(found, 1):
         verdict = clause["verdict"]
-        state = "not ok" if VERDICTS.index(verdict) < VERDICTS.index("precondition") else "ok"
+        state = "not ok" if verdict in ("fail", "error") else "ok"
         why = _why(results, clause).replace("\n", "; ").replace("#", "\\#")
         note = ""
         if clause["expected"]:
@@ -87,3 +96,16 @@ def tap(results: Results) -> str:
         if state == "not ok":
             lines += [f"# {clause['sentence']}", f"# {why}"]
     return "\n".join(lines) + "\n"
+
+
+def compare(before: Results, after: Results) -> list[str]:
+    """The clauses whose verdict differs between two runs that were both held to them."""
+    old, new = (
+        {clause["id"]: shown(clause) for clause in run["clauses"]} for run in (before, after)
+    )
+    sentences = {clause["id"]: clause["sentence"] for clause in after["clauses"]}
+    return [
+        f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}: {sentences.get(name, '')}"
+        for name in [*old, *(name for name in new if name not in old)]
+        if old.get(name) != new.get(name) and "unpromised" not in (old.get(name), new.get(name))
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,18 @@ from spec.clauses import NEEDS_TEST, clauses
 from spec.expectations import Expectations
 
 SCHEMA = 1
+LIMIT = 64 * 1024
+SHOWN = {
+    "error": "!",
+    "fail": "✗",
+    "expected": "≈",
+    "precondition": "?",
+    "skip": "»",
+    "untested": "○",
+    "pass": "✓",
+    "unpromised": "–",
+}
+"""The verdicts as reports show them, worst first, each with its sign."""
 VERDICTS = ("error", "fail", "precondition", "skip", "pass", "untested")
 """Worst first. error: the harness broke. precondition: this target cannot show the promise."""
 
@@ -78,6 +91,14 @@ class ResultsError(Exception):
     """A file that is no results.json of this schema."""
 
 
+def clean(text: str) -> str:
+    """Text as reports can hold it: no control characters, no broken UTF-8, only the end of much."""
+    if len(text) > LIMIT:
+        text = f"[{len(text) - LIMIT} characters left out]\n{text[-LIMIT:]}"
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", "\ufffd", text.replace("\r\n", "\n"))
+
+
 def worst(verdicts: Iterable[str]) -> str:
     """The verdict of several together: pass only if all passed, untested if there is none."""
     return min(verdicts, key=VERDICTS.index, default="untested")
@@ -119,12 +140,17 @@ def judge(
     return found
 
 
+def align(results: Results) -> dict[str, Judgement]:
+    """A run's verdicts for every clause of the pages as they are now; new ones are untested."""
+    judged = judge([], results["page"]) + results["clauses"]
+    return {clause["id"]: clause for clause in judged if clause["id"] in clauses()}
+
+
 def trouble(results: Results, *, allow_preconditions: bool = False) -> list[str]:
     """Why the run is not a success, one line each, the worst first.
 
     Preconditions and skips are no success either, unless they are allowed.
     """
-    reasons = {test["id"]: test["reason"] for test in results["tests"]}
     fine = {"pass", "precondition", "skip"} if allow_preconditions else {"pass"}
     lines: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
     for test in results["tests"]:
@@ -135,8 +161,8 @@ def trouble(results: Results, *, allow_preconditions: bool = False) -> list[str]
         if not clause["in_force"] or verdict in fine or clause["expected"]:
             continue
         if verdict != "untested":
-            why = [reasons[name] for name in clause["tests"] if reasons[name]]
-            lines[verdict].append(f"{clause['id']}: {why[0] if why else clause['sentence']}")
+            why = reasons(results, clause) or [clause["sentence"]]
+            lines[verdict].append(f"{clause['id']}: {why[0]}")
         elif not (clause["untested"] or results["selection"] or clause["level"] not in NEEDS_TEST):
             lines[verdict].append(clause["id"])
     if lines["untested"]:
@@ -155,15 +181,22 @@ def surprises(results: Results) -> list[str]:
     ]
 
 
+def shown(clause: Judgement) -> str:
+    """The verdict as reports show it: known failures and clauses not in force stand apart."""
+    if not clause["in_force"]:
+        return "unpromised"
+    return "expected" if clause["expected"] else clause["verdict"]
+
+
 def count(found: Iterable[Judgement]) -> dict[str, int]:
-    """How many clauses in force have each verdict; a known failure counts as expected."""
-    return dict(
-        Counter(
-            "expected" if clause["expected"] else clause["verdict"]
-            for clause in found
-            if clause["in_force"]
-        )
-    )
+    """How many of the clauses in force have each verdict, as shown."""
+    return dict(Counter(shown(clause) for clause in found if clause["in_force"]))
+
+
+def reasons(results: Results, clause: Judgement) -> list[str]:
+    """Why a clause did not pass, as its tests say."""
+    found = [test["reason"] for test in results["tests"] if test["id"] in clause["tests"]]
+    return [reason for reason in found if reason]
 
 
 def by_section(results: Results) -> dict[tuple[str, str], list[Judgement]]:
