@@ -117,7 +117,9 @@ def test_ifup_is_tried_again_at_the_next_start(subhost: Subhost) -> None:
 def test_a_sourced_file_beside_the_configuration(subhost: Subhost) -> None:
     """A source line brings in the stanzas of a file beside the configuration file."""
     trace = f"{subhost.folder}/up"
-    subhost.put("interfaces", f"iface {subhost.name}0 inet manual\n    up echo up > {trace}\n", 0o644)
+    subhost.put(
+        "interfaces", f"iface {subhost.name}0 inet manual\n    up echo up > {trace}\n", 0o644
+    )
     subhost.target.succeed(f"echo source {subhost.folder}/interfaces >> /etc/network/interfaces")
     subhost.boot("CABLES= =")
     assert subhost.wait(f"[ -s {trace} ]")

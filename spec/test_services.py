@@ -111,7 +111,10 @@ def test_a_service_that_fails_does_not_stop_the_others(subhost: Subhost) -> None
 @clause("init", "init-config")
 def test_inits_output_is_what_pid_1_runs(subhost: Subhost) -> None:
     """The command gets CONFIG, and its output is the subhost's script."""
-    subhost.put("init", '#!/bin/sh\necho "echo $CONFIG \\$\\$ > /said"; echo "sleep 99 &"\necho "exec /.reaper"\n')
+    subhost.put(
+        "init",
+        '#!/bin/sh\necho "echo $CONFIG \\$\\$ > /said"; echo "sleep 99 &"\necho "exec /.reaper"\n',
+    )
     subhost.boot(f"INIT= {subhost.folder}/init")
     assert subhost.target.read(f"{subhost.folder}/root/said").split() == [subhost.conf, "1"]
 
@@ -120,13 +123,18 @@ def test_inits_output_is_what_pid_1_runs(subhost: Subhost) -> None:
 def test_the_default_init_ends_in_the_reaper(subhost: Subhost) -> None:
     """By default pid 1 comes to execute /.reaper."""
     subhost.boot()
-    assert subhost.inside("cat /proc/1/comm; readlink /proc/1/exe").split() == [".reaper", "/.reaper"]
+    assert subhost.inside("cat /proc/1/comm; readlink /proc/1/exe").split() == [
+        ".reaper",
+        "/.reaper",
+    ]
 
 
 @clause("init-subhost-shell")
 def test_the_subhosts_own_shell_runs_the_script(subhost: Subhost) -> None:
     """A busybox shell will do: the subhost has neither Python nor this package."""
-    subhost.put("init", "#!/bin/sh\necho 'readlink /proc/$$/exe > /said; sleep 99 & exec /.reaper'\n")
+    subhost.put(
+        "init", "#!/bin/sh\necho 'readlink /proc/$$/exe > /said; sleep 99 & exec /.reaper'\n"
+    )
     subhost.boot(f"INIT= {subhost.folder}/init")
     assert subhost.target.read(f"{subhost.folder}/root/said") == "/bin/busybox\n"
 
@@ -146,7 +154,9 @@ def test_orphans_are_reaped(subhost: Subhost) -> None:
     subhost.put("root/orphans", "#!/bin/sh\nfor i in 1 2 3; do (sleep 0.2 &); done\n")
     subhost.boot()
     subhost.inside("setsid /orphans")
-    zombies = "ip netns pids {0} | while read p; do grep -s '^State:.Z' /proc/$p/status; done | grep ."
+    zombies = (
+        "ip netns pids {0} | while read p; do grep -s '^State:.Z' /proc/$p/status; done | grep ."
+    )
     assert subhost.wait(f"! {zombies.format(subhost.name)}")
     assert subhost.inside("grep -l '^State:.Z' /proc/[0-9]*/status; true") == ""
     assert subhost.inside("pgrep sleep; true") == "" or subhost.wait("sleep 0.3")
