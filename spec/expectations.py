@@ -8,6 +8,7 @@ reason = "it looks for LIVE in the subhost, where it is called /"
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +44,12 @@ def load(file: Path) -> Expectations:
     if unknown := known["clause"].keys() - clauses().keys():
         raise PageError(f"{file}: no such clause: {', '.join(sorted(unknown))}")
     return Expectations(known["clause"], known["test"])
+
+
+def known(about: Mapping[str, str], given: Path | None = None) -> Expectations:
+    """What is known of an implementation (its name and version), or what a given file says."""
+    file = given or find(about.get("name", ""), about.get("version", ""))
+    return load(file) if file else Expectations()
 
 
 def find(name: str, version: str, folder: Path = FOLDER / "expectations") -> Path | None:

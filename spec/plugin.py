@@ -49,19 +49,9 @@ def describe(
     Call it before the first test: the name and version choose the file of expectations.
     """
     config.stash[_ABOUT].update(implementation=dict(implementation), target=dict(target))
-    if not config.getoption("--expectations"):
-        name, version = implementation.get("name", ""), implementation.get("version", "")
-        if file := expectations.find(name, version):
-            _expect(config, file)
-
-
-def _expect(config: pytest.Config, file: Path) -> None:
-    try:
-        found = expectations.load(file)
-    except PageError as error:
-        raise pytest.UsageError(str(error)) from None
-    config.stash[_EXPECTED].clauses.update(found.clauses)
-    config.stash[_EXPECTED].tests.update(found.tests)
+    config.stash[_EXPECTED] = expectations.known(
+        implementation, config.getoption("--expectations")
+    )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -84,11 +74,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start the books of this run; with xdist only the controller's are kept."""
     config.addinivalue_line("markers", "clause(*ids): the promises of the man pages it checks")
     about = config.stash.setdefault(_ABOUT, {})
-    expected = config.stash.setdefault(_EXPECTED, expectations.Expectations())
-    if file := config.getoption("--expectations"):
-        _expect(config, file)
+    try:
+        config.stash[_EXPECTED] = expectations.known({}, config.getoption("--expectations"))
+    except PageError as error:
+        raise pytest.UsageError(str(error)) from None
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Recorder(config, about, expected), "spec-recorder")
+        config.pluginmanager.register(Recorder(config, about), "spec-recorder")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from spec import results
 from spec.clauses import FOLDER
-from spec.expectations import Expectations
+from spec.expectations import known
 from spec.results import Outcome, Results
 
 About = dict[str, dict[str, str]]
@@ -48,10 +48,9 @@ def selection(session: pytest.Session) -> str | None:
 class Recorder:
     """The plugin object of the process that prints: the only one, or xdist's controller."""
 
-    def __init__(self, config: pytest.Config, about: About, expected: Expectations) -> None:
+    def __init__(self, config: pytest.Config, about: About) -> None:
         self.config = config
         self.about = about
-        self.expected = expected
         self.tests: dict[str, Outcome] = {}
         self.started = time.time()
         self.trouble: list[str] = []
@@ -79,16 +78,18 @@ class Recorder:
         if not self.tests:
             return
         page = self.config.getoption("--page")
+        about = self.about.get("implementation", {})
+        expected = known(about, self.config.getoption("--expectations"))
         tests = sorted(self.tests.values(), key=lambda test: test["id"])
         self.results = {
             "schema": results.SCHEMA,
             "page": page,
-            "implementation": self.about.get("implementation", {}),
+            "implementation": about,
             "target": self.about.get("target", {}),
             "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - self.started, 1),
             "selection": selection(session),
-            "clauses": results.judge(tests, page, self.expected),
+            "clauses": results.judge(tests, page, expected),
             "tests": tests,
         }
         path: Path | None = self.config.getoption("--results")

@@ -7,6 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from spec import results
 from spec.clauses import FOLDER
 
 pytest_plugins = ["pytester"]
@@ -129,11 +130,15 @@ def test_a_failure_shows_sentence_and_evidence(pytester: pytest.Pytester) -> Non
 
 def test_workers_of_xdist_report_the_same(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(HEAD + TESTS)
-    done = pytester.runpytest_subprocess("-p", "spec.plugin", "--results=r.json", "-n2")
+    file = pytester.path / "toy.toml"
+    file.write_text('[[expect]]\nclause = "netns-name"\nreason = "x"\n')
+    words = "--results=r.json", f"--expectations={file}", "-n2"
+    done = pytester.runpytest_subprocess("-p", "spec.plugin", *words)
     data = json.loads((pytester.path / "r.json").read_text())
     assert done.ret == 1
     assert verdicts(data) == ALL
     assert data["implementation"]["name"] == "toy"
+    assert results.surprises(data) == ["netns-name"]
 
 
 def test_the_page_in_force_selects(pytester: pytest.Pytester) -> None:
