@@ -13,7 +13,7 @@ from spec import expectations, reference
 from spec.clauses import FOLDER, NEEDS_TEST, PageError, clauses
 
 
-@dataclass
+@dataclass(eq=False)  # pytest wants its plugins hashable
 class Catalogue:
     """Collects, as a plugin of pytest, each test's clauses."""
 

@@ -121,7 +121,7 @@ done"""
         """
         marked = f"echo; echo @@BEGIN; {{ {commands}\n}}; echo; echo @@END $?\nexit\n"
         done = self.run(f"overlay-go {self.quoted}", timeout=timeout, input=marked)
-        before, begin, rest = done.out.partition("@@BEGIN\n")
+        _, begin, rest = done.out.partition("@@BEGIN\n")
         said, end, _ = rest.partition("\n@@END ")
         assert begin and end, f"overlay-go did not run the commands: {done}"
         return said

@@ -411,6 +411,15 @@ def test_share_with_a_running_subhost(subhost: Subhost) -> None:
     assert subhost.target.read(f"{shared}/new") == "sub\n"
 
 
+@clause("runtime-share-conf")
+def test_share_takes_the_configuration_file(subhost: Subhost) -> None:
+    """The subhost can be named by its configuration file."""
+    shared = subhost.put("shared/from", "host\n").removesuffix("/from")
+    subhost.boot()
+    assert subhost.run(f"overlay-share {shared} {subhost.conf}").status == 0
+    assert subhost.inside(f"cat {shared}/from") == "host\n"
+
+
 @clause("runtime-share-directory")
 def test_share_refuses_what_is_no_folder(subhost: Subhost) -> None:
     """In one line."""

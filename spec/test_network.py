@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from spec.clauses import clause
@@ -14,7 +16,7 @@ def link(subhost: Subhost, name: str) -> str:
 
 
 @pytest.fixture
-def bridge(subhost: Subhost):
+def bridge(subhost: Subhost) -> Iterator[str]:
     """A bridge on the target."""
     name = f"{subhost.name}br"
     subhost.target.succeed(f"ip link add {name} type bridge && ip link set {name} up")
@@ -75,7 +77,7 @@ def stanza(subhost: Subhost, interface: str) -> str:
 
 
 @pytest.fixture
-def interfaces(subhost: Subhost):
+def interfaces(subhost: Subhost) -> Iterator[None]:
     """The target's interfaces(5), put back as it was."""
     subhost.target.succeed("cp -a /etc/network/interfaces /etc/network/interfaces.spec")
     yield
