@@ -13,7 +13,7 @@ MAKE_TINY = rf"""
 set -e
 [ ! -e {TINY}/made ] || exit 0
 busybox=$(command -v busybox) || {{ echo "busybox is not installed" >&2; exit 1; }}
-mkdir -p {TINY}/bin {TINY}/usr/sbin {TINY}/etc/init.d {TINY}/root {TINY}/srv {TINY}/tmp {TINY}/run
+mkdir -p {TINY}/bin {TINY}/usr/sbin {TINY}/etc/init.d {TINY}/root {TINY}/srv {TINY}/tmp {TINY}/run {TINY}/dev {TINY}/proc {TINY}/sys
 cp "$busybox" {TINY}/bin/busybox
 for tool in $("$busybox" --list); do
     [ $tool = busybox ] || ln -sf busybox {TINY}/bin/$tool

@@ -183,7 +183,15 @@ def test_a_hook_that_fails_fails_the_boot(subhost: Subhost, hook: str) -> None:
     assert after == before
 
 
-@clause("premount-default", "premount-interfaces")
+@clause("premount-default")
+def test_the_default_premount_keeps_the_hosts_network_setup_out(subhost: Subhost) -> None:
+    """UPPER gets an interfaces(5) file of its own, whatever the main host has."""
+    subhost.boot()
+    text = subhost.target.read(f"{subhost.folder}/root/etc/network/interfaces")
+    assert "iface lo inet loopback" in text
+
+
+@clause("premount-interfaces")
 def test_premount_gives_upper_an_interfaces_file(subhost: Subhost) -> None:
     """lo, and a manual stanza for each cable; the VLANs are not the subhost's."""
     subhost.boot("CABLES= = =")
