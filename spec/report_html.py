@@ -1,7 +1,7 @@
 """One self-contained HTML file: the man pages, each sentence with the verdict on it.
 
-asciidoctor makes the pages, as for `make man`; then every marked sentence becomes a <details> whose
-summary is the sentence and whose content is what the tests saw. It reads without JavaScript; the
+asciidoctor makes the pages, as for `make man`; then every marked sentence becomes a <details>:
+its summary is the sentence, its content what the tests saw. It reads without JavaScript; the
 few lines of it only open a sentence that a link leads to, and step through what did not pass.
 """
 
@@ -276,7 +276,8 @@ def html(runs: list[Results]) -> str:
 <body>
 <header><h1>overlay-boot(8), sentence by sentence</h1>
 <p>Each marked sentence of these man pages is a promise that was tested on a running system.
-A click (or Enter) on it shows how; <kbd>n</kbd> and <kbd>p</kbd> step through what did not pass.</p>
+A click (or Enter) on it shows how; <kbd>n</kbd> and <kbd>p</kbd> go to the next and the previous
+one that did not pass.</p>
 {_runs(report)}
 <details><summary>Signs</summary><ul class="legend">{legend}</ul></details></header>
 <main>
