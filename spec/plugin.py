@@ -150,7 +150,7 @@ def _gather(item: pytest.Item, failed: bool) -> list[Evidence]:
                 continue
             try:
                 text = text()
-            except Exception as error:  # noqa: BLE001  # the failure itself matters more than its evidence
+            except Exception as error:  # noqa: BLE001  # the failure itself matters more
                 text = f"cannot be had: {error!r}"
         found.append({"title": title, "text": clean(text)})
     return found

@@ -1,4 +1,4 @@
-"""Puts the reports of all tests together: results.json, the terminal's summary, the exit status."""
+"""Puts all tests together: results.json, the terminal's summary, the exit status."""
 
 from __future__ import annotations
 

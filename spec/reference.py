@@ -2,8 +2,8 @@
 
 Its text is not ours to keep here: a paragraph is known by its section, its ordinal in it and a
 hash, and spec/coverage maps each to the clauses that restate it. With the text at hand (option
---reference, or OVERLAY_BOOT_REFERENCE in the environment) `python -m spec coverage` writes the table
-anew, and `python -m spec check` compares the hashs; without it the ids are checked alone.
+--reference, or the variable OVERLAY_BOOT_REFERENCE) `python -m spec coverage` makes the table
+anew and `python -m spec check` compares the hashes; without it the ids alone are checked.
 """
 
 from __future__ import annotations

@@ -103,9 +103,9 @@ def compare(before: Results, after: Results) -> list[str]:
     old, new = (
         {clause["id"]: shown(clause) for clause in run["clauses"]} for run in (before, after)
     )
-    sentences = {clause["id"]: clause["sentence"] for clause in after["clauses"]}
+    says = {clause["id"]: clause["sentence"] for clause in after["clauses"]}
     return [
-        f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}: {sentences.get(name, '')}"
+        f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}: {says.get(name, '')}"
         for name in [*old, *(name for name in new if name not in old)]
         if old.get(name) != new.get(name) and "unpromised" not in (old.get(name), new.get(name))
     ]

@@ -1,7 +1,7 @@
 """One self-contained HTML file: the man pages, each sentence with the verdict on it.
 
-asciidoctor makes the pages, as for `make man`; then every marked sentence becomes a <details> whose
-summary is the sentence and whose content is what the tests saw. It reads without JavaScript; the
+asciidoctor makes the pages, as for `make man`; then every marked sentence becomes a <details>:
+its summary is the sentence, its content what the tests saw. It reads without JavaScript; the
 few lines of it only open a sentence that a link leads to, and step through what did not pass.
 """
 
@@ -49,7 +49,7 @@ addEventListener('keydown', event => {
   if (!['n', 'p'].includes(event.key) || event.ctrlKey || event.metaKey || event.altKey) return;
   const all = [...document.querySelectorAll('.clause:not(.pass, .unpromised) > summary')];
   const here = all.indexOf(document.activeElement);
-  const next = all[(here + (event.key === 'n' ? 1 : all.length - 1) + all.length) % all.length];
+  const next = all.at(event.key === 'n' ? (here + 1) % all.length : Math.max(here, 0) - 1);
   if (next) { next.focus(); next.scrollIntoView({block: 'center'}); } });
 """
 
@@ -62,16 +62,17 @@ class _Report:
         self.letters = [chr(ord("A") + number) for number in range(len(runs))]
         self.verdicts = [align(run) for run in runs]
         self.tests = [{test["id"]: test for test in run["tests"]} for run in runs]
-        self.told: set[tuple[int, str]] = set()
+        self.told: dict[tuple[int, str], str] = {}
 
     def of(self, clause: str) -> list[Judgement]:
         """The verdicts on one clause, run by run."""
         return [judged[clause] for judged in self.verdicts]
 
 
-def _sign(verdict: str, letter: str, about: str) -> str:
+def _sign(verdict: str, letter: str = "", about: str = "") -> str:
+    title = f' title="{escape(about)}: {verdict}"' if about else ""
     return (
-        f'<span class="sign {verdict}" title="{escape(about)}: {verdict}">'
+        f'<span class="sign {verdict}"{title}>'
         f'{letter}<b aria-hidden="true">{SHOWN[verdict]}</b><i> {verdict}</i></span>'
     )
 
@@ -91,15 +92,14 @@ def _block(title: str, text: str, *, open_: bool = False) -> str:
     )
 
 
-def _test(report: _Report, number: int, test: Outcome) -> str:
+def _test(report: _Report, number: int, test: Outcome, clause: str) -> str:
     head = (
-        f'<p class="test">{_sign(test["verdict"], "", test["id"])} <code>{escape(test["id"])}</code>'
+        f'<p class="test">{_sign(test["verdict"])} <code>{escape(test["id"])}</code>'
         f" <small>{test['seconds']:.2f} s</small><br>{escape(test['promise'])}</p>"
     )
-    if (number, test["id"]) in report.told:
-        first = test["clauses"][0]
+    first = report.told.setdefault((number, test["id"]), clause)
+    if first != clause:
         return head + f'<p>Its evidence is with <a href="#{first}">{first}</a>.</p>'
-    report.told.add((number, test["id"]))
     parts = [head]
     if test["expected"]:
         parts.append(f"<p><strong>Known:</strong> {escape(test['expected'])}</p>")
@@ -124,7 +124,7 @@ def _panel(report: _Report, clause: Clause) -> str:
         if clause.untested:
             parts.append(f"<p>No test can show this: {escape(clause.untested)}</p>")
         for name in judged["tests"]:
-            parts.append(_test(report, number, report.tests[number][name]))
+            parts.append(_test(report, number, report.tests[number][name], clause.id))
     return f'<div class="panel">{"".join(parts)}</div>'
 
 
@@ -235,8 +235,11 @@ def _failures(report: _Report) -> str:
         for (_, own, why), found in sorted(groups.items(), key=lambda pair: pair[0][0]):
             links = " ".join(f'<a href="#{one["id"]}">{one["id"]}</a>' for one in found)
             said = f"<q>{escape(found[0]['sentence'])}</q><br>" if own else ""
-            sign = _sign(shown(found[0]), "", label(run))
+            sign = _sign(shown(found[0]))
             items += f"<li>{sign} {links} {said}{escape(why)}</li>"
+        for test in run["tests"]:
+            if not test["clauses"] and test["verdict"] in ("fail", "error"):
+                items += f"<li>{_test(report, report.runs.index(run), test, '')}</li>"
         none = "<p>Nothing: every clause in force passed.</p>"
         parts.append(f"<h3>{escape(label(run))}</h3>{f'<ul>{items}</ul>' if items else none}")
     return "".join(parts)
@@ -258,7 +261,7 @@ def _sections(report: _Report) -> str:
 def html(runs: list[Results]) -> str:
     """The report on these runs. Raises ResultsError where the pages cannot be rendered."""
     report = _Report(runs)
-    legend = "".join(f"<li>{_sign(name, '', '')}: {LEGEND[name]}</li>" for name in reversed(SHOWN))
+    legend = "".join(f"<li>{_sign(name)}: {LEGEND[name]}</li>" for name in reversed(SHOWN))
     title = " and ".join(label(run) for run in runs)
     body = "".join(_page(report, name, text) for name, text in pages().items())
     return f"""<!DOCTYPE html>
@@ -273,7 +276,8 @@ def html(runs: list[Results]) -> str:
 <body>
 <header><h1>overlay-boot(8), sentence by sentence</h1>
 <p>Each marked sentence of these man pages is a promise that was tested on a running system.
-A click (or Enter) on it shows how; <kbd>n</kbd> and <kbd>p</kbd> step through what did not pass.</p>
+A click (or Enter) on it shows how; <kbd>n</kbd> and <kbd>p</kbd> go to the next and the previous
+one that did not pass.</p>
 {_runs(report)}
 <details><summary>Signs</summary><ul class="legend">{legend}</ul></details></header>
 <main>

@@ -13,7 +13,8 @@ HEAD = """\
 Made by `make conformance` from the results of `python -m spec run`: do not edit. Every line is a
 promise of a man page in `spec/`, every column a run of the whole suite; "expected" is a failure
 that the implementation's file in `spec/expectations/` explains, "unpromised" a clause that is not
-in the version of the page that the run was held to, "precondition" one that the system cannot show.
+in the version of the page that the run was held to, "precondition" one that the system cannot
+show.
 """
 
 

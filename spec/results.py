@@ -1,4 +1,4 @@
-"""What a run of the spec found: results.json (spec/results.schema.json), and what follows from it."""
+"""What a run found: results.json (see spec/results.schema.json), and what follows from it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class ResultsError(Exception):
 
 
 def clean(text: str) -> str:
-    """Text as reports can hold it: no control characters, no broken UTF-8, only the end of much."""
+    """Text as reports can hold it: no control characters, no broken UTF-8, the end of much."""
     if len(text) > LIMIT:
         text = f"[{len(text) - LIMIT} characters left out]\n{text[-LIMIT:]}"
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)

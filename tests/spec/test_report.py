@@ -218,7 +218,8 @@ def test_html_is_one_sound_file_with_each_sentence(
     files = [tmp_path / "a.json", tmp_path / "b.json"]
     results.save(results_of(*everything()), files[0])
     failed = outcome("fail", "stop", "stop-netns", reason="<b>left</b>")
-    results.save(results_of(failed, page="1.6"), files[1])
+    left = outcome("fail", reason="left over: x0")
+    results.save(results_of(failed, left, page="1.6"), files[1])
     page = tmp_path / "r.html"
     monkeypatch.setattr("sys.argv", ["spec", "report", *map(str, files), "--html", str(page)])
     assert main() == 0
@@ -232,6 +233,7 @@ def test_html_is_one_sound_file_with_each_sentence(
     assert '<details class="clause fail" id="stop">' in text
     assert '<details class="clause pass" id="boot-race">' in text
     assert "&lt;b&gt;left&lt;/b&gt;" in text and "<b>left</b>" not in text
+    assert '<p class="reason">left over: x0</p>' in text
     assert text.count("<script>") == 1
     assert 'Its evidence is with <a href="#stop">stop</a>.' in text
 
