@@ -126,6 +126,12 @@ done"""
         assert begin and end, f"overlay-go did not run the commands: {done}"
         return said
 
+    def interfaces(self) -> dict[str, tuple[str, str]]:
+        """The interfaces in its network namespace: address and flags by name."""
+        said = self.run(f"ip -n {self.quoted} -br link").out.splitlines()
+        rows = [line.split() for line in said]
+        return {row[0].partition("@")[0]: (row[2], row[3]) for row in rows}
+
     def stop(self, *options: str, timeout: float = 60) -> Result:
         """Run overlay-stop on the configuration file, and wait until its pid 1 is gone."""
         done = self.run(f"overlay-stop {shlex.join([*options, self.conf])}", timeout=timeout)

@@ -28,12 +28,12 @@ def bridge(subhost: Subhost) -> Iterator[str]:
 def test_cables_are_veth_pairs_numbered_from_0(subhost: Subhost) -> None:
     """NAME0 and NAME1 on the main host are the other ends of eth0 and eth1."""
     subhost.boot("CABLES= = =")
-    assert subhost.inside("ls /sys/class/net").split() == ["eth0", "eth1", "lo"]
+    assert sorted(subhost.interfaces()) == ["eth0", "eth1", "lo"]
     for number in range(2):
         host = link(subhost, f"{subhost.name}{number}")
         assert " veth " in host
-        peer = subhost.inside(f"cat /sys/class/net/eth{number}/iflink").strip()
-        assert host.split(":")[0] == peer
+        inside = subhost.run(f"ip -n {subhost.name} link show eth{number}").out
+        assert f"eth{number}@if{host.split(':')[0]}:" in inside
     assert not link(subhost, f"{subhost.name}2")
 
 
@@ -45,7 +45,7 @@ def test_any_mix_of_bridge_and_address(subhost: Subhost, bridge: str) -> None:
     masters = [f"master {bridge}" in link(subhost, f"{subhost.name}{n}") for n in range(4)]
     assert masters == [True, False, True, False]
     assert ",UP" in link(subhost, f"{subhost.name}0")
-    addresses = subhost.inside("cat /sys/class/net/eth[0-3]/address").split()
+    addresses = [subhost.interfaces()[f"eth{n}"][0] for n in range(4)]
     assert addresses[1:3] == [mac(1), mac(2)] and not {*addresses[::3]} & {mac(1), mac(2)}
 
 
@@ -53,7 +53,7 @@ def test_any_mix_of_bridge_and_address(subhost: Subhost, bridge: str) -> None:
 def test_without_an_address_the_kernel_chooses(subhost: Subhost) -> None:
     """The subhost's end has an address, one for a single interface."""
     subhost.boot("CABLES= =")
-    first = int(subhost.inside("cat /sys/class/net/eth0/address").split(":")[0], 16)
+    first = int(subhost.interfaces()["eth0"][0].split(":")[0], 16)
     assert first & 1 == 0 and first & 2
 
 
@@ -143,7 +143,7 @@ def test_a_tag_makes_a_vlan_interface_by_its_stanza(subhost: Subhost) -> None:
 def test_a_tag_makes_nothing_in_the_subhost(subhost: Subhost) -> None:
     """The subhost has its eth0 and lo, and no VLAN interface."""
     subhost.boot("CABLES= = =.302")
-    assert subhost.inside("ls /sys/class/net").split() == ["eth0", "lo"]
+    assert sorted(subhost.interfaces()) == ["eth0", "lo"]
 
 
 @clause("vlan-made", "vlan-number")
