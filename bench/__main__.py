@@ -57,7 +57,7 @@ def measure(subhosts: dict[str, Subhost], rounds: int, folder: Path) -> Samples:
         if turn:
             samples.setdefault(what, {}).setdefault(who, []).append(value)
 
-    others = {Path(command[0]).name: command for command in peers(folder)}
+    others = dict(peers(folder))
     for turn in range(rounds + 1):
         for suffix, cables in CABLES.items():
             for who, subhost in subhosts.items():
@@ -120,35 +120,35 @@ def show(result: dict[str, Any]) -> None:
     reference = result["reference"]
 
     def line(*cells: str) -> None:
-        print(f"{cells[0]:34}" + "".join(f"{cell:>15}" for cell in cells[1:]))
+        print(f"{cells[0]:22}" + "".join(f"{cell:>18}" for cell in cells[1:]))
 
     def verdict(ratio: float | None, target: float) -> list[str]:
         if ratio is None:
             return ["", f"{target:.2f}", "not measured"]
         return [f"{ratio:.2f}", f"{target:.2f}", "reached" if ratio <= target else "MISSED"]
 
-    line("", reference, "this project", "ratio", "at most", "")
+    line("", reference, "this project", "ratio", "at most", "target")
     for row in result["rows"]:
         by = [f"{row[who]:.1f} {row['unit']}" if who in row else "" for who in (reference, "ours")]
         line(row["what"], *by, *verdict(row["ratio"], row["target"]))
+
     crowd = result["many"]
     first, last = crowd["first boots"], crowd["last boots"]
-    print(f"\n{crowd['subhosts']} at once: each {crowd['memory of each']:.0f} KiB, ", end="")
-    print(f"stopped in {crowd['stop of each']:.1f} ms")
-    line(
-        "first and last boots",
-        f"{first:.1f} ms",
-        f"{last:.1f} ms",
-        *verdict(last / first, LAST_TO_FIRST),
-    )
+    print(f"\n{crowd['subhosts']} at once")
+    line("", "", "this project", "ratio", "at most", "target")
+    line("boot, first tenth", "", f"{first:.1f} ms")
+    line("boot, last tenth", "", f"{last:.1f} ms", *verdict(last / first, LAST_TO_FIRST))
+    line("stop", "", f"{crowd['stop of each']:.1f} ms")
+    line("idle memory of each", "", f"{crowd['memory of each']:.1f} KiB")
     left = crowd["left"]
-    line("left behind", "", str(len(left)), "", "0", "MISSED" if left else "reached")
-    print("\nThe nearest job of others: set up, run true, take down")
-    line("", "", "", "of Debian's", "of our boot", "")
+    line("left in the end", "", str(len(left)), "", "0", "MISSED" if left else "reached")
+
+    print("\nNearest jobs of others: set up a container on a small root, run true, take it down")
+    line("", "", "", "of Debian's boot", "of ours")
     boots = result["rows"][0]
     for who, value in result["peers"].items():
         ratios = [f"{value / boots[v]:.2f}" if v in boots else "" for v in (reference, "ours")]
-        line(who, "", f"{value:.1f} ms", *ratios, "")
+        line(who, "", f"{value:.1f} ms", *ratios)
 
 
 def benchmark(rounds: int, count: int, folder: Path, stack: ExitStack) -> dict[str, Any]:

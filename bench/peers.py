@@ -19,9 +19,9 @@ PACKAGES = {
 }
 
 
-def peers(folder: Path) -> Iterator[list[str | Path]]:
-    """The command line of each peer that is or can be installed; what it needs is in folder. Says
-    why another is left out."""
+def peers(folder: Path) -> Iterator[tuple[str, list[str | Path]]]:
+    """Title and command line of each peer that is or can be installed; what it needs is made in
+    folder. Says why another is left out."""
     root = folder / "machine"
     for part in ("bin", "dev", "etc", "proc", "run", "sys", "tmp", "usr"):
         (root / part).mkdir(parents=True)
@@ -37,24 +37,24 @@ def peers(folder: Path) -> Iterator[list[str | Path]]:
         "--dev",
         "/dev",
     ]
-    commands: list[list[str | Path]] = [
-        ["systemd-nspawn", *nspawn, "/bin/true"],
-        ["runc", "run", "--bundle", folder, f"bench{os.getpid()}"],
-        ["bwrap", *bwrap, "/bin/true"],
-    ]
-    for command in commands:
-        program = str(command[0])
+    commands: dict[str, list[str | Path]] = {
+        "systemd-nspawn": ["systemd-nspawn", *nspawn, "/bin/true"],
+        "runc run": ["runc", "run", "--bundle", folder, f"bench{os.getpid()}"],
+        "bwrap": ["bwrap", *bwrap, "/bin/true"],
+    }
+    for title, command in commands.items():
+        program = title.split()[0]
         try:
             _install("busybox")
             _install(program)
             if program == "runc":
                 _bundle(folder, root)
         except Unavailable as why:
-            left_out(program, why)
+            left_out(title, why)
         else:
             shutil.copy(shutil.which("busybox") or "", root / "bin/true")
-            yield command
-    yield [sys.executable, "-c", "pass"]
+            yield title, command
+    yield "python3 -c pass", [sys.executable, "-c", "pass"]
 
 
 def left_out(who: str, why: Exception) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, STDOUT
 
@@ -38,9 +39,11 @@ def run(*command: str | Path) -> None:
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    """Return as soon as a condition holds; raises Unavailable when it does not for LIMIT."""
+    """Return as soon as a condition holds; raises Unavailable when it does not for LIMIT. Looks
+    every half millisecond: all the time would take a processor from what is measured."""
     deadline = time.monotonic() + LIMIT
     while not condition():
+        time.sleep(0.0005)
         if time.monotonic() > deadline:
             raise Unavailable(f"{what} did not happen within {LIMIT:.0f} s")
 
@@ -50,7 +53,7 @@ def read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read()
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:  # ENOENT, ESRCH or EINVAL, by how far its end has got
         return b""
 
 
@@ -164,6 +167,16 @@ class Subhost:
                 [self.commands / "overlay-stop", self.conf],
                 stdout=DEVNULL, stderr=DEVNULL, check=False,
             )  # fmt: skip
-        for cgroup in (Path("/sys/fs/cgroup", at, self.name) for at in ("", "unified")):
-            if cgroup.is_dir():  # Debian's makes one where cgroup2 is mounted
-                cgroup.rmdir()
+        for folder in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+            cgroup = f"{folder}/{self.name}"  # Debian's makes one where cgroup2 is mounted
+            until(partial(_removed, cgroup), f"the end of {cgroup}")
+
+
+def _removed(cgroup: str) -> bool:
+    try:
+        os.rmdir(cgroup)
+    except FileNotFoundError:
+        return True
+    except OSError:  # ended processes are in it for a moment still
+        return False
+    return True
