@@ -5,8 +5,8 @@ SHELL := /bin/bash
 .ONESHELL:
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 PYTHON ?= python3
-PACKAGES = busybox-static e2fsprogs fdisk gcc ifupdown iproute2 iputils-ping libc6-dev mmdebstrap musl-tools \
-	procps python3-venv util-linux
+PACKAGES = asciidoctor busybox-static e2fsprogs fdisk gcc ifupdown iproute2 iputils-ping libc6-dev \
+	mmdebstrap musl-tools procps python3-venv util-linux
 BIN = .venv/bin
 VM_PACKAGES = cpio debian-archive-keyring mmdebstrap openssh-client qemu-system-x86 qemu-utils uidmap
 VAGRANT_PACKAGES = libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system \
@@ -24,10 +24,10 @@ if [ -n "$$missing" ]; then
 fi
 endef
 
-.PHONY: help setup demo lint test bench clean stage vm-setup vm-test vm-selftest bench-vm box
+.PHONY: help setup demo lint test spec conformance man bench clean stage vm-setup vm-test vm-selftest bench-vm box
 
 help:
-	@echo "make demo | setup | lint | test | bench | clean"
+	@echo "make demo | setup | lint | test | spec | conformance | man | bench | clean"
 
 # The packages of Debian that are missing, then a virtual environment with the commands in .venv/bin.
 setup: .venv/ready
@@ -51,6 +51,28 @@ lint: setup
 
 test: lint
 	@$(SUDO) $(BIN)/python -m pytest
+
+# The spec on this machine, as root, in name spaces of its own; reports in build/spec.
+# ARGS="-k vlan --target ssh://root@machine" and the like: see python -m spec run --help.
+spec: setup
+	@mkdir -p build/spec
+	status=0
+	$(SUDO) $(BIN)/python -m spec run -n 2 --allow-preconditions --results build/spec/here.json \
+	  $(ARGS) || status=$$?
+	$(BIN)/python -m spec report build/spec/here.json --html build/spec/here.html \
+	  --junit build/spec/here.xml --tap build/spec/here.tap
+	exit $$status
+
+# docs/conformance.md anew, of the results that are in build/spec.
+conformance: setup
+	@$(BIN)/python -m spec conformance $(sort $(wildcard build/spec/*.json)) > docs/conformance.new
+	mv docs/conformance.new docs/conformance.md
+
+# The man pages as roff and HTML, in build/man.
+man: $(wildcard spec/*.8.adoc)
+	@$(call install,asciidoctor)
+	asciidoctor -w -b manpage -D build/man $^
+	asciidoctor -w -b html5 -a webfonts! -D build/man/html $^
 
 # Side by side with Debian's version and other containers; ARGS="--rounds 3 --many 20" is quicker.
 bench: setup
