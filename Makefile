@@ -51,15 +51,18 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Unit tests, boots, and the whole spec on this machine.
 test: lint
-	@$(SUDO) $(BIN)/python -m pytest
+	@$(SUDO) $(BIN)/python -m pytest tests
+	$(BIN)/python -m spec check
+	$(MAKE) --no-print-directory spec
 
 # The spec on this machine, as root, in name spaces of its own; reports in build/spec.
 # ARGS="-k vlan --target ssh://root@machine" and the like: see python -m spec run --help.
 spec: setup
 	@mkdir -p build/spec
 	status=0
-	$(SUDO) $(BIN)/python -m spec run -n 2 --allow-preconditions --results build/spec/here.json \
+	$(SUDO) $(BIN)/python -m spec run --implementation $(BIN) -n 2 --allow-preconditions --results build/spec/here.json \
 	  $(ARGS) || status=$$?
 	$(BIN)/python -m spec report build/spec/here.json --html build/spec/here.html \
 	  --junit build/spec/here.xml --tap build/spec/here.tap

@@ -13,7 +13,7 @@ from spec.subhost import ROOT, Subhost
 from spec.targets import Here, Host, Ssh, Target, TargetError
 
 BIN = "/opt/implementation"  # where a package's commands are linked on the target
-LEFT = """cat /proc/self/mounts; ls -1 /run/netns /run/overlay-boot /opt/subhost; ls -1 /sys/class/net
+LEFT = """grep -E ' (/opt|/run|/srv)[/ ]| (overlay|nsfs) ' /proc/self/mounts; ls -1 /run/netns /run/overlay-boot /opt/subhost; ls -1 /sys/class/net
 for p in /proc/[0-9]*; do readlink $p/exe $p/ns/net | tr '\\n' ' '; cat $p/comm; done | sort -u |
     grep -E 'reaper|dummy|overlay' || :"""
 
