@@ -13,6 +13,8 @@ VAGRANT_PACKAGES = libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu lib
 	vagrant vagrant-libvirt
 SUITE ?= trixie
 PROVIDER ?= qemu
+DEB_PACKAGES = asciidoctor debhelper dh-python dpkg-dev musl-tools pybuild-plugin-pyproject python3-all \
+	python3-setuptools
 
 # $(call install,PACKAGES): those of them that are missing.
 define install
@@ -24,7 +26,7 @@ if [ -n "$$missing" ]; then
 fi
 endef
 
-.PHONY: help setup demo lint test spec conformance man bench clean stage vm-setup vm-test vm-selftest bench-vm box
+.PHONY: help setup demo lint test spec conformance man bench clean stage deb vm-setup vm-test vm-selftest bench-vm box
 
 help:
 	@echo "make demo | setup | lint | test | spec | conformance | man | bench | clean"
@@ -87,6 +89,18 @@ stage: setup
 	$(BIN)/pip install --quiet --no-deps --no-compile --target build/stage/usr/lib/python3/dist-packages .
 	mv build/stage/usr/lib/python3/dist-packages/bin build/stage/usr/bin
 	sed -i '1s|.*|#!/usr/bin/python3|' build/stage/usr/bin/*
+
+# The Debian package, in dist/, of the files that git knows.
+deb:
+	@$(call install,$(DEB_PACKAGES))
+	rm -rf build/deb
+	mkdir -p build/deb/source dist
+	git ls-files -z | xargs -0 cp -a --parents -t build/deb/source
+	cd build/deb/source
+	dpkg-buildpackage -b -us -uc > ../log 2>&1 || { tail -30 ../log; exit 1; }
+	cd ../../..
+	mv build/deb/*.deb dist/
+	ls dist/*.deb
 
 vm-setup: setup
 	@$(call install,$(VM_PACKAGES) $(if $(filter vagrant,$(PROVIDER)),$(VAGRANT_PACKAGES)))
