@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import select
 import signal
 import sys
 import time
@@ -104,9 +103,8 @@ def ssh(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run a command line in a machine; its input comes from a pipe or file given to this one."""
-    piped = not sys.stdin.isatty() and select.select([sys.stdin], [], [], 0)[0]
-    data = sys.stdin.buffer.read() if piped else b""
+    """Run a command line in a machine."""
+    data = sys.stdin.buffer.read() if options.input else b""
     machine = QemuMachine.attach(pick(options.name).folder)
     try:
         result = machine.run(" ".join(options.command), timeout=options.timeout, input=data)
@@ -203,6 +201,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("name")
     command.add_argument("command", nargs=argparse.REMAINDER)
     command = add("run", run)
+    command.add_argument("-i", "--input", action="store_true", help="hand on standard input")
     command.add_argument("--timeout", type=float, default=600.0, help="seconds (default 600)")
     command.add_argument("name")
     command.add_argument("command", nargs=argparse.REMAINDER)

@@ -173,7 +173,8 @@ def _build(wanted: Recipe, work: Path, say: Say) -> None:
 #: are there, whatever the tree was made under.
 _DISK = """
 chmod 755 "$1"
-mke2fs -q -t ext4 -d "$1" -L root -U 6f76-6c79 -m 0 -E lazy_itable_init=1,nodiscard "$2" "$3"
+truncate -s "$3" "$2"
+mke2fs -q -t ext4 -d "$1" -L root -U 6f76-6c79 -m 0 -E lazy_itable_init=1,nodiscard "$2"
 """.replace("6f76-6c79", "6f766572-6c61-4f00-8000-626f6f740000")
 
 
@@ -206,13 +207,16 @@ def _bootstrap(wanted: Recipe, guest: Path, work: Path) -> None:
     (work / "tree").mkdir()
     with (work / "log").open("ab") as log:
         maker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+        assert maker.stdout is not None
         try:
             unpack = [*_as_root(), "tar", "-xp", "--numeric-owner", "--exclude=./dev/*"]
             taker = subprocess.run(
                 [*unpack, "-C", work / "tree"], stdin=maker.stdout, stderr=log, check=False
             )
+            maker.stdout.close()
             failed = maker.wait() or taker.returncode
         except BaseException:
+            maker.stdout.close()
             maker.terminate()
             maker.wait()
             raise
