@@ -34,6 +34,7 @@ PACKAGES = [
     "python3-pyroute2",
     "qemu-guest-agent",
     "busybox-static",
+    "rsync",
     "less",
 ]
 FLAVOURS = {"plain": [], "mta": ["postfix", "dovecot-imapd", "sasl2-bin"]}
