@@ -7,6 +7,8 @@ init (what the steps do) -> pid 1. Nothing below cli prints or exits; it raises 
 Modules import only what a boot needs on its way: start-up time is part of the product.
 """
 
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # inside every subhost
+
 
 class OverlayBootError(Exception):
     """A failure told to the user in one line: what failed, on which path, what to do."""

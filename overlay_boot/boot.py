@@ -16,10 +16,9 @@ end, and the other takes back what it has made.
 from __future__ import annotations
 
 import os
-import signal
 import time
 
-from overlay_boot import OverlayBootError, explain, net, root
+from overlay_boot import PATH, OverlayBootError, explain, root
 from overlay_boot.config import Draft, Subhost, program
 from overlay_boot.linux import (
     CLONE_NEWIPC,
@@ -31,21 +30,29 @@ from overlay_boot.linux import (
     MS_NOEXEC,
     MS_PRIVATE,
     MS_REC,
+    SIGKILL,
+    SIGTERM,
     become_subreaper,
     default_signals,
     detach,
+    ignore_signal,
+    kill_process,
+    loopback_up,
     mount,
     pivot_root,
     sethostname,
     unshare,
 )
 from overlay_boot.log import open_log, say
-from overlay_boot.records import FOLDER, NETNS, Record, claim, start_time
-from overlay_boot.steps import Step, run, take_back
+from overlay_boot.records import FOLDER, NETNS, Record, claim, name_of, start_time
+from overlay_boot.steps import BROKEN_OFF, Step, run, take_back
 from overlay_boot.tree import REAPER, Tree
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 NAMESPACES = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 GO = b"g"
 
 
@@ -76,25 +83,31 @@ class Boot:
         cables: list[Step] = []
         try:
             self.builder = int(self._hear("ready"))
-            run(net.steps(subhost, lambda: self.builder, self._say), cables)
+            run(cable_steps(subhost, lambda: self.builder, self._say), cables)
             os.write(self.down_write, GO)
             self._hear("ok")
             self.record.read()
             self.record.close()  # its lock is the keeper's alone now
-        except BaseException as error:
-            self._give_up()
-            message = take_back(cables, error)
+        except BaseException as caught:
+            failure = self._give_up()
+            # Where the builder failed, what broke here followed from it.
+            why = OverlayBootError(failure) if failure not in ("", BROKEN_OFF) else caught
+            message = take_back(cables, why)
             say(self.log, f"{subhost.name}: {message}")
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(caught, KeyboardInterrupt):
                 raise
-            raise OverlayBootError(message) from error
+            raise OverlayBootError(message) from caught
 
     def _say(self, message: str) -> None:
         say(self.log, message)
 
+    def _tell(self, word: str, text: str = "") -> None:
+        """Send overlay-boot one message; a pipe's packet holds 4096 bytes (pipe(7))."""
+        os.write(self.up, os.fsencode(f"{word} {text}")[:4096])
+
     def _hear(self, expected: str) -> str:
-        """The builder's next message, which begins with one word that says what it is."""
-        word, _, rest = os.fsdecode(os.read(self.up_read, 65536)).partition(" ")
+        """The rest of the builder's next message, whose first word is to be the expected one."""
+        word, _, rest = os.fsdecode(os.read(self.up_read, 4096)).partition(" ")
         if word == "failed":
             raise OverlayBootError(rest)
         if word != expected:
@@ -103,29 +116,33 @@ class Boot:
             )
         return rest
 
-    def _give_up(self) -> None:
-        """End the builder and what it started, and wait until the keeper has cleared up."""
+    def _give_up(self) -> str:
+        """End the builder and what it started, wait until the keeper has cleared up, and return
+        what the builder said it failed of."""
         os.close(self.down_write)
         if self.builder:
             try:
-                os.kill(self.builder, signal.SIGTERM)  # the keeper reaps it only when it has ended
+                os.kill(self.builder, SIGTERM)  # the keeper reaps it only when it has ended
             except ProcessLookupError:
                 pass
-        while os.read(self.up_read, 65536):
-            pass
+        failure = ""
+        while message := os.fsdecode(os.read(self.up_read, 4096)):
+            word, _, rest = message.partition(" ")
+            failure = rest if word == "failed" else failure
         self.record.read()
         process = self.record.open_process()
         if process is not None:
-            signal.pidfd_send_signal(process, signal.SIGKILL)
+            kill_process(process, SIGKILL)
         os.waitpid(self.keeper, 0)
+        if self.record.stands():  # the keeper itself failed
+            self.record.clear()
+        return failure
 
     def wait_for_reaper(self) -> None:
         """Return when pid 1 has become /.reaper: START's services have been started."""
-        pid = self.record.pid
         while self.record.alive():
-            with open(f"/proc/{pid}/comm") as comm:
-                if comm.read() == ".reaper\n":
-                    return
+            if name_of(self.record.pid) == ".reaper":
+                return
             time.sleep(0.005)
         raise OverlayBootError(
             f"{self.subhost.name}: it ended before /.reaper ran: see {self.subhost.log}"
@@ -157,9 +174,7 @@ class Boot:
             default_signals()
             os.execve(REAPER, ["overlay-boot", *arguments, *self._ifdown()], {"PATH": PATH})
         except BaseException as error:  # noqa: BLE001  a forked child returns to nobody
-            os.write(
-                self.up, b"failed " + os.fsencode(f"cannot start the keeper: {explain(error)}")
-            )
+            self._tell("failed", f"cannot start the keeper: {explain(error)}")
         finally:
             os._exit(1)
 
@@ -173,21 +188,22 @@ class Boot:
     # --- the builder
 
     def _as_builder(self) -> None:
-        signal.signal(signal.SIGTERM, _raise_exit)
+        ignore_signal(SIGTERM)  # but for hooks of one's own, see run_command
         done: list[Step] = []
         status = 1
         try:
             run(namespace_steps(self.subhost.name), done)
-            os.write(self.up, f"ready {os.getpid()}".encode())
+            self._tell("ready", str(os.getpid()))
             run(root.steps(self.subhost), done)
             script = root.init_script(self.subhost)
             if os.read(self.down, 1) != GO:
-                raise OverlayBootError("overlay-boot broke off")
+                raise OverlayBootError(BROKEN_OFF)
             self._start_pid1(script)
-            os.write(self.up, b"ok")
+            done.clear()
+            self._tell("ok")
             status = 0
         except BaseException as error:  # noqa: BLE001
-            os.write(self.up, b"failed " + os.fsencode(take_back(done, error)))
+            self._tell("failed", take_back(done, error))
         finally:
             os._exit(status)
 
@@ -211,7 +227,7 @@ class Boot:
             if failure:
                 raise OverlayBootError(os.fsdecode(failure))
         except BaseException:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, SIGKILL)
             os.waitpid(pid, 0)
             raise
 
@@ -274,7 +290,7 @@ def namespace_steps(name: str) -> list[Step]:
         unshare(NAMESPACES)
         mount("", "/", flags=MS_REC | MS_PRIVATE)
         sethostname(name)
-        net.loopback_up()
+        loopback_up()
 
     def link() -> None:
         os.symlink(f"/proc/{os.getpid()}/ns/net", f"{NETNS}/{name}")
@@ -285,8 +301,15 @@ def namespace_steps(name: str) -> list[Step]:
     ]
 
 
-def _raise_exit(*_: object) -> None:
-    raise SystemExit("the boot was broken off")
+def cable_steps(
+    subhost: Subhost, pid: Callable[[], int], say: Callable[[str], None]
+) -> list[Step]:
+    """What makes the cables; the network's modules are loaded only if there are any."""
+    if not subhost.cables:
+        return []
+    from overlay_boot import net
+
+    return net.steps(subhost, pid, say)
 
 
 def boot(draft: Draft) -> Boot:
@@ -294,14 +317,16 @@ def boot(draft: Draft) -> Boot:
 
     Raises ConfigError with nothing touched, OverlayBootError with everything taken back.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     draft.subhost()
     draft.evaluate(("BASE", "NAME"))
     record = claim(draft.subhost().name)
     try:
         draft.evaluate()
         subhost = draft.subhost()
-        net.check_host(subhost)
+        if subhost.cables:
+            from overlay_boot.net import check_host
+
+            check_host(subhost)
         started = Boot(subhost, record, open_log(subhost.log))
     except BaseException:
         record.clear()
@@ -313,7 +338,7 @@ def boot(draft: Draft) -> Boot:
 def plan(subhost: Subhost) -> list[str]:
     """The names of a boot's steps, in order, for --check."""
     steps = namespace_steps(subhost.name)
-    steps += net.steps(subhost, os.getpid, print) + root.steps(subhost)
+    steps += cable_steps(subhost, os.getpid, print) + root.steps(subhost)
     init = " ".join(subhost.init)
     return [
         f"claim the name {subhost.name} in {FOLDER}",

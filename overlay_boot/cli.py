@@ -59,6 +59,23 @@ List the subhosts that run: name, pid 1, since when, root, cables, configuration
 {STATUSES}"""
 
 
+SHARE = f"""\
+Usage: overlay-share PATH NAME|CONF
+Bind a folder of the main host onto the same path of a running subhost; see overlay-share(8).
+
+  --help  print this
+
+{STATUSES}"""
+
+DISKFILE = f"""\
+Usage: overlay-diskfile MOUNTPOINT/[PATH] [DISKFILE [PARTITION]]
+Mount a disk image for a "!" value of a configuration, and print the path; see overlay-diskfile(8).
+
+  --help  print this
+
+{STATUSES}"""
+
+
 class UsageError(ConfigError):
     """A command line that the command does not take."""
 
@@ -128,6 +145,10 @@ def _boot(arguments: list[str]) -> int:
     need_root("overlay-boot", arguments)
     from overlay_boot.boot import boot
 
+    if flags == ["--foreground"]:
+        import signal
+
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = boot(draft)
     try:
         print(f"{started.subhost.name}: running; its log is {started.subhost.log}", flush=True)
@@ -236,6 +257,9 @@ def _list(arguments: list[str]) -> int:
         }
         for record in running()
     ]
+    if not rows and not flags:
+        print("no subhost is running", file=sys.stderr)
+        return 0
     if flags:
         import json
 
@@ -248,4 +272,36 @@ def _list(arguments: list[str]) -> int:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         print("  ".join(map(str.ljust, line, widths)).rstrip())
+    return 0
+
+
+def share() -> int:
+    """overlay-share"""
+    return command(_share, SHARE)
+
+
+def _share(arguments: list[str]) -> int:
+    _, words = split(arguments)
+    if len(words) != 2:
+        raise UsageError("a folder and a subhost's name or configuration file are wanted")
+    need_root("overlay-share", arguments)
+    from overlay_boot.records import find
+    from overlay_boot.share import share
+
+    share(find(words[1]), words[0])
+    return 0
+
+
+def diskfile() -> int:
+    """overlay-diskfile"""
+    return command(_diskfile, DISKFILE)
+
+
+def _diskfile(arguments: list[str]) -> int:
+    _, words = split(arguments)
+    if not 1 <= len(words) <= 3:
+        raise UsageError("a path, and at most a disk image and a partition's number, are wanted")
+    from overlay_boot.diskfile import diskfile
+
+    print(diskfile(*words))
     return 0

@@ -24,6 +24,13 @@ def program(name: str) -> str:
     return os.path.join(os.path.dirname(os.path.realpath(sys.argv[0])), name)
 
 
+def command_environment(conf: str) -> dict[str, str]:
+    """What every command of a configuration finds in its environment (decision 4); the programs
+    of this package are on its PATH."""
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), os.path.dirname(program(""))))
+    return {"CONFIG": conf, "ACTION": "overlay-boot", "PATH": path}
+
+
 class Variable:
     """One row of the table: a variable, what kind of value it takes, its default, its meaning."""
 
@@ -93,8 +100,7 @@ class Subhost:
 
     def environment(self) -> dict[str, str]:
         """What commands of the configuration find in their environment (decision 12)."""
-        ours = {**self.values, "CONFIG": self.conf, "ACTION": "overlay-boot"}
-        return {**os.environ, **ours}
+        return {**os.environ, **self.values, **command_environment(self.conf)}
 
 
 class Draft:
@@ -175,7 +181,7 @@ class Draft:
                 ["/bin/sh", "-c", command],
                 check=False,
                 cwd=folder,
-                env={**os.environ, "CONFIG": self.conf, "ACTION": "overlay-boot"},
+                env={**os.environ, **command_environment(self.conf)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
             )

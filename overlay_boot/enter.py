@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from overlay_boot import NotRunning
 from overlay_boot.linux import (
@@ -24,11 +25,11 @@ ALL = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID
 
 def enter(record: Record) -> None:
     """Join the subhost's namespaces and root; processes forked from now on are in its pid
-    namespace. Modules must have been imported before: from here on the subhost's files would be
-    found in their place."""
+    namespace. Nothing can be imported any more: it would be the subhost's files that are found."""
     process = record.open_process()
     if process is None:
         raise NotRunning(f"{record.name} is not running")
+    sys.meta_path.clear()
     setns(process, ALL)
     os.close(process)
     os.chdir("/")

@@ -14,10 +14,10 @@ import signal
 import termios
 import tty
 
+from overlay_boot import PATH, explain
 from overlay_boot.enter import enter, status_of
 from overlay_boot.records import Record
 
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT = ("TERM", "LANG", "LC_ALL", "COLORTERM")
 
 
@@ -48,15 +48,18 @@ def _execute(command: list[str]) -> None:
     environment = {"PATH": PATH, "HOME": home, "USER": "root", "LOGNAME": "root", "SHELL": shell}
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     command = command or [shell]
-    status = 127
-    try:
-        os.chdir(home)
-        os.execvpe(command[0], command, environment | kept)
-    except OSError as error:
-        status = 127 if isinstance(error, FileNotFoundError) else 126
-        os.write(2, os.fsencode(f"overlay-go: {command[0]}: {error.strerror}\n"))
-    finally:
-        os._exit(status)
+    status, reason = 127, "not found in the subhost"
+    folders = [""] if "/" in command[0] else PATH.split(":")
+    os.chdir(home)
+    for folder in folders:
+        try:
+            os.execve(os.path.join(folder, command[0]), command, environment | kept)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            status, reason = 126, explain(error)
+    os.write(2, os.fsencode(f"overlay-go: {command[0]}: {reason}\n"))
+    os._exit(status)
 
 
 def _on_pipes(command: list[str]) -> int:

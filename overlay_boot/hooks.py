@@ -10,9 +10,14 @@ from __future__ import annotations
 import os
 import sys
 
+from overlay_boot import explain
 from overlay_boot.cables import parse_cables
 from overlay_boot.linux import MS_NODEV, MS_NOEXEC, MS_RDONLY
-from overlay_boot.tree import Tree, at, open_folder
+from overlay_boot.tree import Tree, at
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DEVICES = {  # name: major, minor, mode (Documentation/admin-guide/devices.txt)
     "null": (1, 3, 0o666),
@@ -94,26 +99,45 @@ def services(start: list[str], action: str) -> str:
     return "".join(lines)
 
 
-def _setting(name: str) -> str:
+def _program(usage: str, do: Callable[..., None]) -> int:
+    """Run one of the hook programs: its arguments and the variables of its environment."""
+    name = usage.split()[0]
+    if len(sys.argv) != len(usage.split()) or "--help" in sys.argv:
+        print(f"Usage: {usage}\nA default hook of overlay-boot(8), for other hooks to call.")
+        return 0 if "--help" in sys.argv else 2
     try:
-        return os.environ[name]
-    except KeyError:
-        sys.exit(f"{sys.argv[0]}: {name} is not set: this runs as a hook of overlay-boot only")
+        do(*sys.argv[1:])
+    except KeyError as missing:
+        print(f"{name}: {missing} is not set: only overlay-boot runs this", file=sys.stderr)
+    except OSError as error:
+        print(f"{name}: {explain(error)}", file=sys.stderr)
+    else:
+        return 0
+    return 1
 
 
-def premount_program() -> None:
-    """overlay-premount UPPER"""
-    premount(sys.argv[1], _setting("NAME"), _setting("CABLES"), [])
+def premount_program() -> int:
+    """overlay-premount"""
+    variable = os.environ
+    return _program(
+        "overlay-premount UPPER",
+        lambda upper: premount(upper, variable["NAME"], variable["CABLES"], []),
+    )
 
 
-def postmount_program() -> None:
-    """overlay-postmount LIVE UPPER"""
-    postmount(sys.argv[1], sys.argv[2], _setting("RAM_SIZE"), [])
+def postmount_program() -> int:
+    """overlay-postmount"""
+    return _program(
+        "overlay-postmount LIVE UPPER",
+        lambda live, upper: postmount(live, upper, os.environ["RAM_SIZE"], []),
+    )
 
 
-def init_program() -> None:
-    """overlay-init: print the commands for pid 1"""
-    sys.stdout.write(init([] if _setting("START") == "none" else _setting("START").split()))
+def init_program() -> int:
+    """overlay-init"""
 
+    def do() -> None:
+        start = os.environ["START"]
+        sys.stdout.write(init([] if start == "none" else start.split()))
 
-__all__ = ["init", "open_folder", "postmount", "premount", "services"]
+    return _program("overlay-init", do)

@@ -7,6 +7,7 @@ the kernel takes as text is encoded as file names are. See the man page of secti
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 
 MS_RDONLY = 1
@@ -18,6 +19,10 @@ MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
+
+SIGKILL = 9
+SIGTERM = 15
+SIGCONT = 18
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
@@ -32,7 +37,20 @@ OVERLAY_TYPE = "overlay"
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_IN_ROOT = 0x10
 _SYS_PIVOT_ROOT = {"x86_64": 155, "i686": 217, "armv7l": 218, "ppc64le": 203, "s390x": 217}
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
 _SYS_OPENAT2 = 437
+_SYS_PIDFD_SEND_SIGNAL = 424
+_AT_FDCWD = -100
+_AT_RECURSIVE = 0x8000
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 0x04
+_MOVE_MOUNT_T_EMPTY_PATH = 0x40
+_SIOCGIFFLAGS = 0x8913
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+_AF_INET = 2
+_SOCK_DGRAM = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -71,6 +89,24 @@ def detach(target: str) -> None:
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH), "umount2", target)
 
 
+def open_tree(path: str) -> int:
+    """open_tree(2) OPEN_TREE_CLONE: a detached copy of the mounts at path."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_RECURSIVE
+    result = _libc.syscall(
+        ctypes.c_long(_SYS_OPEN_TREE), _AT_FDCWD, os.fsencode(path), ctypes.c_uint(flags)
+    )
+    return _check(result, "open_tree", path)
+
+
+def move_mount(tree: int, target: int) -> None:
+    """move_mount(2): attach a detached tree of mounts to an open directory or file."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+    result = _libc.syscall(
+        ctypes.c_long(_SYS_MOVE_MOUNT), tree, b"", target, b"", ctypes.c_uint(flags)
+    )
+    _check(result, "move_mount")
+
+
 def pivot_root(new_root: str, put_old: str) -> None:
     """pivot_root(2), which the C library does not wrap."""
     number = _SYS_PIVOT_ROOT.get(os.uname().machine, 41)  # 41 is the newer, generic table's
@@ -98,8 +134,32 @@ def become_subreaper() -> None:
     _check(_libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
 
 
+def kill_process(pidfd: int, number: int) -> None:
+    """pidfd_send_signal(2); the module signal has it too, but importing that takes 5 ms."""
+    result = _libc.syscall(ctypes.c_long(_SYS_PIDFD_SEND_SIGNAL), pidfd, number, None, 0)
+    _check(result, "pidfd_send_signal")
+
+
+def ignore_signal(number: int) -> None:
+    """Ignore a signal (signal(2))."""
+    _libc.signal(number, ctypes.c_void_p(1))
+
+
+def loopback_up() -> None:
+    """Set lo up in the current network namespace (netdevice(7))."""
+    sock = _check(_libc.socket(_AF_INET, _SOCK_DGRAM | os.O_CLOEXEC, 0), "socket")
+    try:
+        request = bytearray(b"lo".ljust(40, b"\0"))  # struct ifreq: name, then flags
+        fcntl.ioctl(sock, _SIOCGIFFLAGS, request)
+        request[16] |= _IFF_UP
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, request)
+    finally:
+        os.close(sock)
+
+
 def default_signals() -> None:
-    """Every signal at its default action and unblocked, as a first process expects them."""
+    """Every signal at its default action and unblocked, as a first process expects them (but the
+    two that the C library keeps for itself)."""
     for number in range(1, 65):
         _libc.signal(number, None)
     _check(_libc.sigprocmask(SIG_SETMASK, bytes(128), None), "sigprocmask")

@@ -6,10 +6,8 @@ so only the part for routes and links is loaded here (80 ms), while the root is 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
-import struct
 import sys
 
 from overlay_boot import OverlayBootError
@@ -22,18 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyroute2 import IPRoute
-
-SIOCGIFFLAGS = 0x8913
-SIOCSIFFLAGS = 0x8914
-IFF_UP = 1
-
-
-def loopback_up() -> None:
-    """Set lo up in the current network namespace (netdevice(7))."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        request = struct.pack("16sh14x", b"lo", 0)
-        flags = struct.unpack("16sh14x", fcntl.ioctl(sock, SIOCGIFFLAGS, request))[1]
-        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | IFF_UP))
 
 
 def iproute() -> IPRoute:

@@ -101,6 +101,15 @@ class Record:
             os.unlink(self.path)
 
 
+def name_of(pid: int) -> str:
+    """A process's name (proc_pid_comm(5)); empty if it has ended."""
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().rstrip("\n")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def start_time(pid: int) -> str:
     """When a process started, in clock ticks since boot (proc_pid_stat(5), field 22); empty if it
     has ended, be it a zombie still."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import stat
 
-from overlay_boot import OverlayBootError, hooks
+from overlay_boot import OverlayBootError, explain, hooks
 from overlay_boot.check import open_source
 from overlay_boot.config import Share, Subhost, program
 from overlay_boot.linux import bind, detach, mount
-from overlay_boot.steps import Step
+from overlay_boot.steps import BROKEN_OFF, Step
 from overlay_boot.tree import Tree, at, remove
 
 
@@ -70,7 +70,12 @@ def mount_overlay(subhost: Subhost) -> None:
         for special in "\\,:":
             path = path.replace(special, "\\" + special)
         options.append(f"{key}dir={path}")
-    mount(subhost.name, subhost.live, "overlay", data=",".join(options))
+    try:
+        mount(subhost.name, subhost.live, "overlay", data=",".join(options))
+    except OSError as error:
+        raise OverlayBootError(
+            f"cannot mount the overlay on {subhost.live}: {explain(error)}: dmesg says why"
+        ) from error
 
 
 def run_command(
@@ -78,8 +83,13 @@ def run_command(
 ) -> bytes:
     """Run a command of the configuration in BASE, its messages into the log; returns its output
     if that is to be captured. Raises OverlayBootError if it fails."""
+    import signal
     import subprocess
 
+    def end(*_: object) -> None:
+        raise OverlayBootError(BROKEN_OFF)
+
+    before = signal.signal(signal.SIGTERM, end)  # which also ends the command
     try:
         done = subprocess.run(
             command,
@@ -93,6 +103,8 @@ def run_command(
         raise OverlayBootError(
             f"{variable} {command[0]} cannot be run: {error.strerror}: correct {variable}"
         ) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if done.returncode:
         raise OverlayBootError(
             f"{variable} {' '.join(command)} failed with exit status {done.returncode}: "

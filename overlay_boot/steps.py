@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from overlay_boot import OverlayBootError, explain
 
+BROKEN_OFF = "the boot was broken off"  # by the user, or because another part failed
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import time
 
-from overlay_boot import OverlayBootError, hooks
-from overlay_boot.boot import PATH
+from overlay_boot import PATH, OverlayBootError
 from overlay_boot.enter import inside
-from overlay_boot.log import open_log
+from overlay_boot.linux import SIGCONT, SIGKILL, SIGTERM, kill_process
 from overlay_boot.records import Record
 
 SETTLE = 10.0  # seconds for the kernel and the keeper to clear up after the last process
@@ -28,7 +26,7 @@ def stop(record: Record, timeout: float) -> None:
         if not _ended(process, 0):
             inside(record, _terminate_all)
         if not _ended(process, timeout):
-            signal.pidfd_send_signal(process, signal.SIGKILL)
+            kill_process(process, SIGKILL)
         if not _ended(process, SETTLE):
             raise OverlayBootError(f"{record.name}: pid {record.pid} does not die: see its state")
     _wait_until_clear(record)
@@ -41,6 +39,9 @@ def _ended(process: int, seconds: float) -> bool:
 
 
 def _stop_services(record: Record, services: list[str], timeout: float) -> None:
+    from overlay_boot import hooks
+    from overlay_boot.log import open_log
+
     log = open_log(record.items["LOG"])
     script = hooks.services(list(reversed(services)), "stop")
     arguments = ["/bin/sh", "-c", script, "overlay-stop"]
@@ -61,7 +62,7 @@ def _stop_services(record: Record, services: list[str], timeout: float) -> None:
             os._exit(status)
     watch = os.pidfd_open(runner)
     if not _ended(watch, timeout):
-        os.kill(runner, signal.SIGKILL)
+        os.kill(runner, SIGKILL)
     os.close(watch)
     os.waitpid(runner, 0)
     os.close(log)
@@ -69,7 +70,7 @@ def _stop_services(record: Record, services: list[str], timeout: float) -> None:
 
 def _terminate_all() -> None:
     """Every process of the pid namespace but pid 1, which ends by itself without children."""
-    for number in (signal.SIGTERM, signal.SIGCONT):
+    for number in (SIGTERM, SIGCONT):
         try:
             os.kill(-1, number)
         except ProcessLookupError:
