@@ -75,7 +75,7 @@ box: vm-setup
 	@$(BIN)/python -m vm box $(SUITE)
 
 bench-vm: vm-setup
-	@$(BIN)/python bench/vm.py $(ARGS)
+	@$(BIN)/python -m bench.vm $(ARGS)
 
 clean:
 	rm -rf .venv build dist .cache *.egg-info .*_cache overlay_boot/reaper

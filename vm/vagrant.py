@@ -35,10 +35,10 @@ end
 #: Runs a command as Machine.run promises: a plain environment, the group killed past the limit, and
 #: the output handed on when the command itself has ended, whoever else still holds it.
 REMOTE = """\
-d=$(mktemp -d) && cd / &&
+d=$(mktemp -d) && cd / && {{
 env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root USER=root \
 LOGNAME=root SHELL=/bin/sh LANG=C.UTF-8 TERM=dumb \
-timeout -s KILL {limit} /bin/sh -c {command} > "$d/out" 2> "$d/err"
+timeout -s KILL {limit} /bin/sh -c {command} > "$d/out" 2> "$d/err"; }} 2> /dev/null
 s=$?; cat "$d/out"; cat "$d/err" >&2; rm -r "$d"; exit $s"""
 GRACE = 30.0
 
@@ -108,6 +108,15 @@ class VagrantMachine(Machine):
 
     def run(self, command: str, *, timeout: float = 60, input: bytes = b"") -> Result:
         """See Machine.run."""
+        result = self._ssh(command, timeout, input)
+        if result.status == 255 and not self._ssh("true", GRACE).ok:
+            raise MachineError(f"{self.name} is gone: {result.err}")
+        if result.status == 137 and result.seconds >= timeout:
+            raise CommandTimeout(f"still running after {timeout:g} s, killed:\n{result}", result)
+        return result
+
+    def _ssh(self, command: str, timeout: float, input: bytes = b"") -> Result:
+        """A command, or status 255 when the machine cannot be reached."""
         remote = REMOTE.format(limit=timeout, command=shlex.quote(command))
         begin = time.monotonic()
         try:
@@ -121,12 +130,7 @@ class VagrantMachine(Machine):
         except subprocess.TimeoutExpired:
             raise MachineError(f"{self.name} hangs: no answer while it ran {command!r}") from None
         seconds = time.monotonic() - begin
-        result = Result(command, done.returncode, done.stdout, done.stderr, seconds)
-        if done.returncode == 255 and self._unreachable():
-            raise MachineError(f"{self.name} is gone: {result.err}")
-        if done.returncode == 137 and seconds >= timeout:
-            raise CommandTimeout(f"still running after {timeout:g} s, killed:\n{result}", result)
-        return result
+        return Result(command, done.returncode, done.stdout, done.stderr, seconds)
 
     def snapshot(self, name: str) -> None:
         """See Machine.snapshot; libvirt keeps it inside the machine's disk."""
@@ -140,8 +144,16 @@ class VagrantMachine(Machine):
 
     def reboot(self, *, timeout: float = 120) -> None:
         """See Machine.reboot."""
+        ask = "cat /proc/sys/kernel/random/boot_id"
+        before = self.succeed(ask).out
+        self.run("(sleep 0.2; systemctl reboot) >/dev/null 2>&1 &")
         self._leave()
-        self._call("reload")
+        deadline = time.monotonic() + timeout
+        while (now := self._ssh(ask, 20)).out in ("", before):
+            if time.monotonic() > deadline:
+                raise MachineError(
+                    f"{self.name}: not back {timeout:g} s after a reboot: {now.err}"
+                )
 
     def close(self) -> None:
         """See Machine.close."""
@@ -178,12 +190,6 @@ class VagrantMachine(Machine):
             said = [line for line in self.console().splitlines() if not line.startswith("\tfrom")]
             last = "\n  ".join(said[-12:])
             raise MachineError(f"{self.name}: vagrant {method} failed:\n  {last}") from error
-
-    def _unreachable(self) -> bool:
-        check = [*self.ssh_command(), "true"]
-        return (
-            subprocess.run(check, capture_output=True, timeout=GRACE, check=False).returncode != 0
-        )
 
     def _leave(self) -> None:
         """End the shared ssh connection."""
