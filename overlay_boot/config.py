@@ -209,7 +209,8 @@ class Draft:
             elif key == "NAME":
                 values[key] = value or name
             elif key == "LOG":
-                value = value.replace("{NAME}", values["NAME"]) if key not in self.given else value
+                if not self.given.get(key):
+                    value = value.replace("{NAME}", values["NAME"])
                 values[key] = _absolute(values["BASE"], value)
             elif variable.kind == "path":
                 start = folder if key == "BASE" else values["BASE"]

@@ -18,8 +18,6 @@ from overlay_boot import PATH, explain
 from overlay_boot.enter import enter, status_of
 from overlay_boot.records import Record
 
-KEPT = ("TERM", "LANG", "LC_ALL", "COLORTERM")
-
 
 def go(record: Record, command: list[str]) -> int:
     """Run command, or root's shell, in the subhost; returns its exit status."""
@@ -42,10 +40,11 @@ def go(record: Record, command: list[str]) -> int:
 
 def _execute(command: list[str]) -> None:
     """Become the command. 127 and 126 as exit statuses tell what a shell's would."""
-    kept = {key: os.environ[key] for key in KEPT if key in os.environ}
     home = "/root" if os.path.isdir("/root") else "/"
     shell = next((s for s in ("/bin/bash", "/usr/bin/bash") if os.access(s, os.X_OK)), "/bin/sh")
     environment = {"PATH": PATH, "HOME": home, "USER": "root", "LOGNAME": "root", "SHELL": shell}
+    if "TERM" in os.environ:
+        environment["TERM"] = os.environ["TERM"]
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     command = command or [shell]
     status, reason = 127, "not found in the subhost"
@@ -53,7 +52,7 @@ def _execute(command: list[str]) -> None:
     os.chdir(home)
     for folder in folders:
         try:
-            os.execve(os.path.join(folder, command[0]), command, environment | kept)
+            os.execve(os.path.join(folder, command[0]), command, environment)
         except FileNotFoundError:
             pass
         except OSError as error:

@@ -157,6 +157,12 @@ def loopback_up() -> None:
         os.close(sock)
 
 
+def interface_exists(name: str) -> bool:
+    """Whether the current network namespace has the interface (if_nametoindex(3)); /sys may be
+    that of another one."""
+    return bool(_libc.if_nametoindex(name.encode()))
+
+
 def default_signals() -> None:
     """Every signal at its default action and unblocked, as a first process expects them (but the
     two that the C library keeps for itself)."""

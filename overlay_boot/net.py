@@ -7,12 +7,13 @@ so only the part for routes and links is loaded here (80 ms), while the root is 
 from __future__ import annotations
 
 import os
-import socket
 import sys
+from socket import if_nametoindex
 
 from overlay_boot import OverlayBootError
 from overlay_boot.cables import Cable
 from overlay_boot.config import Subhost
+from overlay_boot.linux import interface_exists
 from overlay_boot.steps import Step
 
 TYPE_CHECKING = False
@@ -42,13 +43,17 @@ def iproute() -> IPRoute:
 def check_host(subhost: Subhost) -> None:
     """Raise if a bridge is missing or an interface's name is taken on the main host."""
     for cable in subhost.cables:
-        if cable.bridge and not os.path.isdir(f"/sys/class/net/{cable.bridge}/bridge"):
-            exists = os.path.exists(f"/sys/class/net/{cable.bridge}")
+        bridge = cable.bridge
+        what = "" if not bridge or interface_exists(bridge) else "not there"
+        folder = f"/sys/class/net/{bridge}"
+        if bridge and not what and os.path.isdir(folder) and not os.path.isdir(f"{folder}/bridge"):
+            what = "no bridge"
+        if what:
             raise OverlayBootError(
-                f"CABLES: {cable.bridge} is {'no bridge' if exists else 'not there'}: make it with "
-                f"ip link add {cable.bridge} type bridge, or correct CABLES"
+                f"CABLES: {bridge} is {what}: make it with ip link add {bridge} type bridge, "
+                "or correct CABLES"
             )
-        if os.path.exists(f"/sys/class/net/{cable.host}"):
+        if interface_exists(cable.host):
             raise OverlayBootError(
                 f"CABLES: the interface {cable.host} is there already: remove it with "
                 f"ip link delete {cable.host}, or choose another NAME"
@@ -76,28 +81,24 @@ def make_cable(cable: Cable, pid: int, say: Callable[[str], None]) -> None:
     with iproute() as ip:
         try:
             if cable.tag:
-                carrier = _index(ip, cable.carrier)
+                carrier = if_nametoindex(cable.carrier)
                 ip.link("add", ifname=cable.host, kind="vlan", link=carrier, vlan_id=cable.tag)
             else:
                 peer: dict[str, str | int] = {"ifname": cable.peer, "net_ns_pid": pid}
                 if cable.mac:
                     peer["address"] = cable.mac
                 ip.link("add", ifname=cable.host, kind="veth", peer=peer)
-            index = _index(ip, cable.host)
+            index = if_nametoindex(cable.host)
             if cable.bridge:
-                ip.link("set", index=index, master=_index(ip, cable.bridge))
+                ip.link("set", index=index, master=if_nametoindex(cable.bridge))
             elif ifup(cable.host, say):
                 return
             ip.link("set", index=index, state="up")
         except Exception as error:
-            if os.path.exists(f"/sys/class/net/{cable.host}"):
+            if interface_exists(cable.host):
                 ip.link("del", ifname=cable.host)
             reason = error.args[-1] if error.args else error
             raise OverlayBootError(f"cannot make {cable}: {reason}") from error
-
-
-def _index(ip: IPRoute, name: str) -> int:
-    return socket.if_nametoindex(name)
 
 
 def ifup(interface: str, say: Callable[[str], None]) -> bool:
@@ -130,10 +131,10 @@ def delete_links(names: list[str]) -> None:
     """Delete those of the interfaces that are there still."""
     with iproute() as ip:
         for name in names:
-            if os.path.exists(f"/sys/class/net/{name}"):
+            if interface_exists(name):
                 try:
-                    ip.link("del", index=socket.if_nametoindex(name))
+                    ip.link("del", index=if_nametoindex(name))
                 except Exception:
                     # A cable goes by itself when its namespace does, also just now.
-                    if os.path.exists(f"/sys/class/net/{name}"):
+                    if interface_exists(name):
                         raise

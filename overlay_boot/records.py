@@ -12,6 +12,7 @@ import os
 import time
 
 from overlay_boot import NotRunning, OverlayBootError
+from overlay_boot.linux import interface_exists
 
 FOLDER = "/run/overlay-boot"
 NETNS = "/run/netns"
@@ -88,12 +89,15 @@ class Record:
             os.close(process)
         return process is not None
 
+    def interfaces(self) -> list[str]:
+        """Those host ends of its cables that are there."""
+        return [host for host in self.hosts if interface_exists(host)]
+
     def clear(self) -> None:
         """Remove what a crash left: the namespace's name, cables and this record."""
         if os.path.islink(self.netns):
             os.unlink(self.netns)
-        left = [host for host in self.hosts if os.path.exists(f"/sys/class/net/{host}")]
-        if left:
+        if left := self.interfaces():
             from overlay_boot.net import delete_links
 
             delete_links(left)

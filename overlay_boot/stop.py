@@ -83,7 +83,7 @@ def _wait_until_clear(record: Record) -> None:
         if record.lock():  # the keeper is gone: its work falls to us
             record.clear()
         _pause(deadline, f"the record {record.path}")
-    while left := [host for host in record.hosts if os.path.exists(f"/sys/class/net/{host}")]:
+    while left := record.interfaces():
         if time.monotonic() > deadline - SETTLE / 2:
             from overlay_boot.net import delete_links
 
