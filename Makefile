@@ -27,7 +27,7 @@ endef
 .PHONY: help setup demo lint test bench clean stage vm-setup vm-test vm-selftest bench-vm box
 
 help:
-	@echo "make demo | setup | lint | test | bench | clean"
+	@echo "make demo | setup | lint | test | vm-test | vm-selftest | bench-vm | box | bench | clean"
 
 # The packages of Debian that are missing, then a virtual environment with the commands in .venv/bin.
 setup: .venv/ready
@@ -65,6 +65,14 @@ stage: setup
 
 vm-setup: setup
 	@$(call install,$(VM_PACKAGES) $(if $(filter vagrant,$(PROVIDER)),$(VAGRANT_PACKAGES)))
+
+# The spec in disposable machines: on this working tree, or on DEB, a file or a package of SUITE.
+# PROVIDER=vagrant goes through Vagrant; ARGS are handed on to `python -m spec run`.
+vm-test: vm-setup $(if $(DEB),,stage)
+	@what='$(if $(DEB),$(DEB),build/stage)'
+	[ -e "$$what" ] || what=$$($(BIN)/python -m vm fetch "$$what" $(SUITE))
+	$(BIN)/python -m spec run --target 'vm://$(SUITE)?provider=$(PROVIDER)' \
+	  --implementation "$$what" $(ARGS)
 
 # The harness' own tests on real machines, some minutes.
 vm-selftest: vm-setup

@@ -86,6 +86,8 @@ def up(options: argparse.Namespace) -> int:
         detached=True,
         say=say,
     )
+    if options.install:
+        start.install(machine, options.install)
     if options.json:
         print(json.dumps({"name": machine.name, "seconds": round(time.monotonic() - begin, 2)}))
     else:
@@ -196,6 +198,7 @@ def parser() -> argparse.ArgumentParser:
     command = add("up", up, "suite", "json")
     command.add_argument("--init", default="systemd", choices=["systemd", "small"])
     command.add_argument("--network", action="store_true", help="reach beyond this machine")
+    command.add_argument("--install", type=Path, metavar="DEB|DIR", help="put this into it")
     command.add_argument("--cold", action="store_true", help="boot, restore no kept state")
     command = add("ssh", ssh)
     command.add_argument("name")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.vm.conftest import LocalMachine
+from vm import start
 from vm.machine import CommandFailed, CommandTimeout, Machine, MachineError
 from vm.pool import Pool
 
@@ -57,6 +58,34 @@ def test_failed_copies_leave_nothing(local: LocalMachine, tmp_path: Path) -> Non
     with pytest.raises(CommandFailed, match="/dev/null"):
         local.copy_in(b"", "/dev/null/file")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_laid_over_another_changes_only_what_it_brings(
+    local: LocalMachine, tmp_path: Path
+) -> None:
+    for path in ("new/sub/added", "old/sub/kept"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).touch()
+    (tmp_path / "old").chmod(0o1777)
+    (tmp_path / "old/sub").chmod(0o700)
+    local.copy_in(tmp_path / "new", f"{tmp_path}/old")
+    assert {path.name for path in (tmp_path / "old/sub").iterdir()} == {"added", "kept"}
+    assert (tmp_path / "old").stat().st_mode & 0o7777 == 0o1777
+    assert (tmp_path / "old/sub").stat().st_mode & 0o7777 == 0o700
+
+
+def test_install_takes_packages_and_folders_only(local: LocalMachine, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MachineError, match="neither a .deb nor a folder"):
+        start.install(local, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://trixie", "vm://trixie?colour=red", "vm://etch", "vm://sid?provider=none"]
+)
+def test_bad_urls_are_refused_before_anything_is_done(url: str) -> None:
+    with pytest.raises(MachineError):
+        start.from_url(url)
 
 
 class Clones(LocalMachine):
