@@ -8,7 +8,8 @@ PYTHON ?= python3
 PACKAGES = busybox-static e2fsprogs fdisk gcc ifupdown iproute2 iputils-ping libc6-dev mmdebstrap musl-tools \
 	procps python3-venv util-linux
 BIN = .venv/bin
-VM_PACKAGES = cpio debian-archive-keyring mmdebstrap openssh-client qemu-system-x86 qemu-utils uidmap
+VM_PACKAGES = cpio debian-archive-keyring lz4 mmdebstrap openssh-client qemu-system-x86 qemu-utils \
+	uidmap zstd
 VAGRANT_PACKAGES = libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system \
 	vagrant vagrant-libvirt
 SUITE ?= trixie

@@ -101,6 +101,7 @@ def memory(pid: int) -> float:
 
 def restores(suite: str, runs: int) -> None:
     """From request to first finished command, one at a time and several at once."""
+    start.up(suite, say=cli.say).close()  # makes the kept state
     begin = time.monotonic()
     machine = start.up(suite, say=cli.say)
     assert isinstance(machine, QemuMachine)
