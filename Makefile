@@ -109,11 +109,18 @@ vm-setup: setup
 
 # The spec in disposable machines: on this working tree, or on DEB, a file or a package of SUITE.
 # PROVIDER=vagrant goes through Vagrant; ARGS are handed on to `python -m spec run`.
+PAGE = $(if $(DEB),1.6,ours)
+RESULTS = build/spec/$(SUITE)$(if $(DEB),-$(basename $(notdir $(DEB)))).json
 vm-test: vm-setup $(if $(DEB),,stage)
 	@what='$(if $(DEB),$(DEB),build/stage)'
 	[ -e "$$what" ] || what=$$($(BIN)/python -m vm fetch "$$what" $(SUITE))
-	$(BIN)/python -m spec run --target 'vm://$(SUITE)?provider=$(PROVIDER)' \
-	  --implementation "$$what" $(ARGS)
+	mkdir -p build/spec
+	status=0
+	$(BIN)/python -m spec run --target 'vm://$(SUITE)?provider=$(PROVIDER)&flavour=mta' -n 2 \
+	  --implementation "$$what" --page $(PAGE) --results $(RESULTS) $(ARGS) || status=$$?
+	$(BIN)/python -m spec report $(RESULTS) --html $(RESULTS:.json=.html) \
+	  --junit $(RESULTS:.json=.xml) --tap $(RESULTS:.json=.tap)
+	exit $$status
 
 # The harness' own tests on real machines, some minutes.
 vm-selftest: vm-setup

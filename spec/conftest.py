@@ -52,8 +52,8 @@ def install(target: Target, config: pytest.Config) -> dict[str, str]:
         name, version = target.succeed(
             "dpkg-deb -W --showformat '${Package} ${Version}' /opt/package.deb"
         ).split()
-        if target.disposable:
-            target.succeed("dpkg -i /opt/package.deb", timeout=120)
+        if isinstance(target, Virtual):
+            target.install(deb)
         else:
             unpack(target)
         return {
@@ -62,7 +62,7 @@ def install(target: Target, config: pytest.Config) -> dict[str, str]:
             "source": deb.name,
         }
     if folder and isinstance(target, Virtual):
-        target.machine.copy_in(folder, "/")
+        target.install(folder)
     elif folder:
         target.path = f"{folder}:{target.path}"
     found = target.run("command -v overlay-boot")

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
 
 
 class TargetError(Exception):
@@ -225,10 +224,8 @@ class Virtual(Target):
         import vm
 
         self.name = url
-        parts = urlsplit(url)
-        asked = dict(parse_qsl(parts.query))
         try:
-            self.machine = self.first = vm.up(parts.netloc, **{"flavour": "mta", **asked})  # type: ignore[arg-type]
+            self.machine = self.first = vm.from_url(url)
         except vm.MachineError as error:
             raise TargetError(str(error)) from error
         self.pool: vm.Pool | None = None
@@ -250,6 +247,12 @@ class Virtual(Target):
 
     def wait_limit(self, seconds: float) -> float:
         return 4 * seconds
+
+    def install(self, what: Path) -> None:
+        """Install a .deb, or lay a folder over the root."""
+        import vm
+
+        vm.install(self.first, what)
 
     def freeze(self) -> None:
         import vm
