@@ -8,7 +8,8 @@ PYTHON ?= python3
 PACKAGES = asciidoctor busybox-static e2fsprogs fdisk gcc ifupdown iproute2 iputils-ping libc6-dev \
 	mmdebstrap musl-tools procps python3-venv util-linux
 BIN = .venv/bin
-VM_PACKAGES = cpio debian-archive-keyring mmdebstrap openssh-client qemu-system-x86 qemu-utils uidmap
+VM_PACKAGES = cpio debian-archive-keyring lz4 mmdebstrap openssh-client qemu-system-x86 qemu-utils \
+	uidmap zstd
 VAGRANT_PACKAGES = libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system \
 	vagrant vagrant-libvirt
 SUITE ?= trixie
@@ -29,7 +30,8 @@ endef
 .PHONY: help setup demo lint test spec conformance man bench clean stage deb vm-setup vm-test vm-selftest bench-vm box
 
 help:
-	@echo "make demo | setup | lint | test | spec | conformance | man | bench | clean"
+	@echo "make demo | setup | lint | test | spec | conformance | man | bench | deb |"
+	echo "     vm-test | vm-selftest | bench-vm | box | clean"
 
 # The packages of Debian that are missing, then a virtual environment with the commands in .venv/bin.
 setup: .venv/ready
@@ -105,6 +107,14 @@ deb:
 vm-setup: setup
 	@$(call install,$(VM_PACKAGES) $(if $(filter vagrant,$(PROVIDER)),$(VAGRANT_PACKAGES)))
 
+# The spec in disposable machines: on this working tree, or on DEB, a file or a package of SUITE.
+# PROVIDER=vagrant goes through Vagrant; ARGS are handed on to `python -m spec run`.
+vm-test: vm-setup $(if $(DEB),,stage)
+	@what='$(if $(DEB),$(DEB),build/stage)'
+	[ -e "$$what" ] || what=$$($(BIN)/python -m vm fetch "$$what" $(SUITE))
+	$(BIN)/python -m spec run --target 'vm://$(SUITE)?provider=$(PROVIDER)' \
+	  --implementation "$$what" $(ARGS)
+
 # The harness' own tests on real machines, some minutes.
 vm-selftest: vm-setup
 	@$(BIN)/python -m pytest tests/vm -m vm $(ARGS)
@@ -114,7 +124,7 @@ box: vm-setup
 	@$(BIN)/python -m vm box $(SUITE)
 
 bench-vm: vm-setup
-	@$(BIN)/python bench/vm.py $(ARGS)
+	@$(BIN)/python -m bench.vm $(ARGS)
 
 clean:
 	rm -rf .venv build dist .cache *.egg-info .*_cache overlay_boot/reaper

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from spec.plugin import describe, judge_run, precondition, record_evidence
-from spec.subhost import ROOT, Subhost
-from spec.targets import Here, Host, Ssh, Target, TargetError
+from spec.subhost import MAKE_TINY, ROOT, TINY, Subhost
+from spec.targets import Here, Host, Ssh, Target, TargetError, Virtual
 
 BIN = "/opt/implementation"  # where a package's commands are linked on the target
 LEFT = """grep -E ' (/opt|/run|/srv)[/ ]| (overlay|nsfs) ' /proc/self/mounts; ls -1 /run/netns /run/overlay-boot /opt/subhost; ls -1 /sys/class/net
@@ -34,33 +34,54 @@ def make_target(config: pytest.Config) -> Target:
         return Host()
     if wanted.startswith("ssh://"):
         return Ssh(wanted)
-    raise pytest.UsageError(f"--target {wanted}: here, host or ssh://[user@]machine[:port]")
+    if wanted.startswith("vm://"):
+        return Virtual(wanted)
+    raise pytest.UsageError(
+        f"--target {wanted}: here, host, ssh://[user@]machine[:port], vm://SUITE"
+    )
 
 
 def install(target: Target, config: pytest.Config) -> dict[str, str]:
     """Put the implementation on the target's PATH; its name and version."""
-    folder, deb = _implementation(config), config.getoption("--deb")
+    folder = _implementation(config)
+    deb = Path(config.getoption("--deb")) if config.getoption("--deb") else None
+    if folder and folder.suffix == ".deb":
+        folder, deb = None, folder
     if deb:
-        package = Path(deb)
-        target.put("/opt/package.deb", package.read_bytes())
-        target.succeed(
-            f"""cd /opt && dpkg-deb -x package.deb unpacked && mkdir -p {BIN} &&
-            for link in unpacked/usr/sbin/* unpacked/usr/bin/*; do
-                [ ! -L $link ] || ln -sf /opt/unpacked$(readlink $link) {BIN}/
-            done; mkdir -p /var/lib; ls {BIN}/overlay-boot""",
-            timeout=60,
-        )
-        target.path = f"{BIN}:{target.path}"
-        version = target.succeed("dpkg-deb -f /opt/package.deb Version").strip()
-        return {"name": "debian", "version": version, "source": package.name}
-    if folder:
+        target.put("/opt/package.deb", deb.read_bytes())
+        name, version = target.succeed(
+            "dpkg-deb -W --showformat '${Package} ${Version}' /opt/package.deb"
+        ).split()
+        if target.disposable:
+            target.succeed("dpkg -i /opt/package.deb", timeout=120)
+        else:
+            unpack(target)
+        return {
+            "name": "debian" if name == "overlay-boot" else "ours",
+            "version": version,
+            "source": deb.name,
+        }
+    if folder and isinstance(target, Virtual):
+        target.machine.copy_in(folder, "/")
+    elif folder:
         target.path = f"{folder}:{target.path}"
     found = target.run("command -v overlay-boot")
     if found.status:
         raise TargetError("no overlay-boot on the target's PATH: give --implementation or --deb")
-    owner = target.run("dpkg-query -W -f '${Version}' overlay-boot").out if not folder else ""
-    name = "debian" if owner else "ours"
-    return {"name": name, "version": owner, "source": found.out.strip()}
+    owner = "" if folder else target.run("dpkg-query -W -f '${Version}' overlay-boot").out
+    return {"name": "debian" if owner else "ours", "version": owner, "source": found.out.strip()}
+
+
+def unpack(target: Target) -> None:
+    """A package's commands on the PATH of a target that is not to be changed."""
+    target.succeed(
+        f"""cd /opt && dpkg-deb -x package.deb unpacked && mkdir -p {BIN} &&
+        for link in unpacked/usr/sbin/* unpacked/usr/bin/*; do
+            [ ! -L $link ] || ln -sf /opt/unpacked$(readlink $link) {BIN}/
+        done; ls {BIN}/overlay-boot""",
+        timeout=60,
+    )
+    target.path = f"{BIN}:{target.path}"
 
 
 @pytest.fixture(scope="session")
@@ -80,13 +101,18 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
         }
         describe(request.config, implementation=about, target=where)
         place.succeed(f"mkdir -p {ROOT} /run/netns && mkdir -p -m 700 /run/overlay-boot")
-        before = place.run(LEFT).out
+        before = "" if place.disposable else place.run(LEFT).out
+        place.succeed(MAKE_TINY)
+        place.freeze()
         yield place
-        after = place.run(f"rm -rf --one-file-system {ROOT}/.tiny; {LEFT}").out
+        after = "" if place.disposable else place.run(f"rm -r {TINY}; {LEFT}").out
     finally:
         place.close()
-    left = f"the target shows now:\n{after}\nwhere there was:\n{before}"
-    judge_run(request.config, "A run leaves nothing behind.", None if after == before else left)
+    if not place.disposable:
+        left = f"the target shows now:\n{after}\nwhere there was:\n{before}"
+        judge_run(
+            request.config, "A run leaves nothing behind.", None if after == before else left
+        )
 
 
 @pytest.fixture
@@ -96,25 +122,27 @@ def subhost(target: Target, request: pytest.FixtureRequest) -> Iterator[Subhost]
     number = request.config.stash.setdefault(_COUNT, [0])
     number[0] += 1
     commands: list[str] = []
-    made = Subhost(target, f"s{worker}x{number[0]}", commands.append)
-    record_evidence(request, "to reproduce by hand", lambda: "\n".join(commands))
-    record_evidence(request, "the subhost", made.evidence)
-    try:
-        yield made
-    finally:
-        made.clear()
+    with target.fresh():
+        made = Subhost(target, f"s{worker}x{number[0]}", commands.append)
+        record_evidence(request, "to reproduce by hand", lambda: "\n".join(commands))
+        record_evidence(request, "the subhost", made.evidence)
+        try:
+            yield made
+        finally:
+            if not target.disposable:
+                made.clear()
 
 
 _COUNT = pytest.StashKey[list[int]]()
 
 
 @pytest.fixture
-def vlans(target: Target) -> None:
+def vlans(subhost: Subhost) -> None:
     """Only where the kernel has VLANs."""
-    made = target.run(
+    made = subhost.target.run(
         "modprobe 8021q; ip link add vlanprobe type veth && "
         "ip link add link vlanprobe name vlanprobe.7 type vlan id 7"
     )
-    target.run("ip link delete vlanprobe")
+    subhost.target.run("ip link delete vlanprobe")
     if made.status:
         precondition("the target's kernel has no VLANs (module 8021q)")

@@ -11,18 +11,14 @@ ROOT = "/opt/subhost"
 TINY = f"{ROOT}/.tiny"  # a root file system of a static shell and its tools
 MAKE_TINY = rf"""
 set -e
-[ ! -e {TINY}/made ] || exit 0
 busybox=$(command -v busybox) || {{ echo "busybox is not installed" >&2; exit 1; }}
 mkdir -p {TINY}/bin {TINY}/usr/sbin {TINY}/etc/init.d {TINY}/root {TINY}/srv {TINY}/tmp {TINY}/run {TINY}/dev {TINY}/proc {TINY}/sys
 cp "$busybox" {TINY}/bin/busybox
-for tool in $("$busybox" --list); do
-    [ $tool = busybox ] || ln -sf busybox {TINY}/bin/$tool
-done
+chroot {TINY} /bin/busybox --install -s /bin
 # Every implementation's overlay-go finds a bash; START's services find a service(8).
 printf '#!/bin/sh\nexec /bin/sh "$@"\n' > {TINY}/bin/bash
 printf '#!/bin/sh\nexec /etc/init.d/"$1" "$2"\n' > {TINY}/usr/sbin/service
 chmod 755 {TINY}/bin/bash {TINY}/usr/sbin/service
-: > {TINY}/made
 """
 
 # The pid of a subhost's pid 1: in its network namespace, and number 1 of a pid namespace.
@@ -49,7 +45,6 @@ class Subhost:
         self.log = f"{self.folder}/log"
         self.note = note
         self.named = [name]  # whatever names it runs under
-        target.succeed(f"({MAKE_TINY})")
         self.run(f"mkdir -p {self.folder}/root {self.folder}/work {self.folder}/live")
 
     def run(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
@@ -102,6 +97,7 @@ class Subhost:
 
     def wait(self, condition: str, seconds: float = 10) -> bool:
         """Whether a shell condition comes true on the target within so many seconds."""
+        seconds = self.target.wait_limit(seconds)
         loop = f"""{PID1}
 end=$(($(date +%s%N) / 1000000 + {int(seconds * 1000)}))
 until {{ {condition}; }} 2>/dev/null; do

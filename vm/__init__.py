@@ -3,8 +3,7 @@
     import vm
 
     with vm.up("trixie") as machine:                    # image built on first use, then cached
-        machine.copy_in(Path("thing.deb"), "/root/thing.deb")
-        machine.succeed("apt-get install -y /root/thing.deb", timeout=300)
+        vm.install(machine, Path("thing.deb"))          # or a folder, laid over the root
         assert machine.run("thing --version").out == "1.0"
         machine.snapshot("ready")                       # memory and disk; the machine runs on
         with vm.Pool(machine, "ready") as pool:         # restores the next one ahead
@@ -13,7 +12,7 @@
                 fresh.wait_until("test -e /run/thing", timeout=10)
 
 `up(suite, provider="qemu", flavour="plain")` knows the suites bookworm, trixie and sid and the
-providers "qemu" and "vagrant". `Pool.take` works with both: where a provider cannot run several
+providers "qemu" and "vagrant"; `from_url("vm://trixie?provider=vagrant")` is the same in one word. `Pool.take` works with both: where a provider cannot run several
 machines from one snapshot, the one machine is put back instead. Another process (a worker of
 pytest-xdist) shares the frozen state by `Pool.attach(pool.handle)`.
 
@@ -23,7 +22,7 @@ did not do what was asked CommandFailed (an AssertionError), one that took too l
 
 from vm.machine import CommandFailed, CommandTimeout, Machine, MachineError, Result
 from vm.pool import Pool
-from vm.start import up
+from vm.start import from_url, install, up
 
 __all__ = [
     "CommandFailed",
@@ -32,5 +31,7 @@ __all__ = [
     "MachineError",
     "Pool",
     "Result",
+    "from_url",
+    "install",
     "up",
 ]

@@ -177,7 +177,11 @@ static void handle(void) {
     if (frame.length > WINDOW) exit(1); /* out of step */
     get(payload, frame.length);
     payload[frame.length] = 0;
-    if (frame.type == 'R' && !child) {
+    if (frame.type == 'R') {
+        if (child) { /* left by a host that went away */
+            kill(-child, SIGKILL);
+            finish();
+        }
         id = frame.id;
         start(payload);
     } else if (frame.type == 'K' && child) {
@@ -196,10 +200,12 @@ static void handle(void) {
     }
 }
 
-int main(void) {
+/* An argument is the number of an open descriptor to use in the port's place, for tests. */
+int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     if (chdir("/")) return 1;
-    port = open_port();
+    port = argc > 1 ? atoi(argv[1]) : open_port();
+    fcntl(port, F_SETFD, FD_CLOEXEC);
     send_frame('H', 0, NULL, 0);
     for (;;) {
         struct pollfd fds[5 + ORPHANS] = {{port, POLLIN, 0}, {pidfd, POLLIN, 0}, {out, POLLIN, 0},

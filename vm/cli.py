@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import select
 import signal
 import sys
 import time
@@ -87,6 +86,8 @@ def up(options: argparse.Namespace) -> int:
         detached=True,
         say=say,
     )
+    if options.install:
+        start.install(machine, options.install)
     if options.json:
         print(json.dumps({"name": machine.name, "seconds": round(time.monotonic() - begin, 2)}))
     else:
@@ -104,9 +105,8 @@ def ssh(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run a command line in a machine; its input comes from a pipe or file given to this one."""
-    piped = not sys.stdin.isatty() and select.select([sys.stdin], [], [], 0)[0]
-    data = sys.stdin.buffer.read() if piped else b""
+    """Run a command line in a machine."""
+    data = sys.stdin.buffer.read() if options.input else b""
     machine = QemuMachine.attach(pick(options.name).folder)
     try:
         result = machine.run(" ".join(options.command), timeout=options.timeout, input=data)
@@ -198,11 +198,13 @@ def parser() -> argparse.ArgumentParser:
     command = add("up", up, "suite", "json")
     command.add_argument("--init", default="systemd", choices=["systemd", "small"])
     command.add_argument("--network", action="store_true", help="reach beyond this machine")
+    command.add_argument("--install", type=Path, metavar="DEB|DIR", help="put this into it")
     command.add_argument("--cold", action="store_true", help="boot, restore no kept state")
     command = add("ssh", ssh)
     command.add_argument("name")
     command.add_argument("command", nargs=argparse.REMAINDER)
     command = add("run", run)
+    command.add_argument("-i", "--input", action="store_true", help="hand on standard input")
     command.add_argument("--timeout", type=float, default=600.0, help="seconds (default 600)")
     command.add_argument("name")
     command.add_argument("command", nargs=argparse.REMAINDER)

@@ -111,7 +111,8 @@ def sweep() -> list[str]:
         if not parent.exists():
             continue
         for folder in abandoned(parent):
-            kill_recorded(folder / "pid")
+            for file in folder.glob("*pid"):
+                kill_recorded(file)
             remove(folder)
             gone.append(folder.name)
     return gone

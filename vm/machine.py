@@ -153,14 +153,14 @@ class Machine(ABC):
     def copy_in(self, source: Path | bytes, target: str, *, timeout: float = 120) -> None:
         """Write a file of this machine, or bytes, to a path in the machine.
 
-        Missing folders are made; the permission bits come along. A folder is copied as a whole,
-        so that `target` is its copy.
+        Missing folders are made; the permission bits come along. A folder's content is laid
+        over `target`; folders that are there already keep their owner and mode.
         """
         path = shlex.quote(target)
         if isinstance(source, bytes):
             command, data = 'cat > "$t"', source
         elif source.is_dir():
-            command, data = 'mkdir -p "$t" && tar -xf - -C "$t"', _pack(source)
+            command, data = 'mkdir -p "$t" && tar --no-overwrite-dir -xf - -C "$t"', _pack(source)
         else:
             mode = source.stat().st_mode & 0o7777
             command, data = f'cat > "$t" && chmod {mode:o} "$t"', source.read_bytes()

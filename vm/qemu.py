@@ -317,7 +317,9 @@ class QemuMachine(Machine):
         """The error with what QEMU and the guest said last."""
         log = self.folder / "qemu.log"
         said = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
-        last = [*said, *self.console().splitlines()[-15:]]
+        console = self.console().splitlines()
+        panic = [line for line in console[:-12] if "Kernel panic" in line]
+        last = [*said, *panic, *console[-12:]]
         return MachineError("\n  ".join([f"{self.name}: {error}", *last]))
 
     def _wait_for_end(self, timeout: float) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 from vm import folders, image
 from vm.image import Image, Say
@@ -65,6 +67,38 @@ def up(
         return QemuMachine.boot(source, shape, suite, detached=detached)
     state = booted(source, shape, say=say)
     return state.start(suite, private=False, detached=detached, network=network)
+
+
+def from_url(url: str, *, say: Say = print) -> Machine:
+    """`up` by one word: vm://SUITE, or vm://SUITE?provider=vagrant&flavour=mta&init=small."""
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+    if parts.scheme != "vm" or not options.keys() <= {"provider", "flavour", "init"}:
+        raise MachineError(f"{url}: a machine is vm://SUITE[?provider=...&flavour=...&init=...]")
+    return up(
+        parts.netloc,
+        provider=options.get("provider", "qemu"),
+        flavour=options.get("flavour", "plain"),
+        init=options.get("init", "systemd"),
+        say=say,
+    )
+
+
+def install(machine: Machine, what: Path) -> None:
+    """Put software into a machine: a .deb, or a folder that is laid over its root.
+
+    The machine need not reach any network, so what a package depends on has to be in the image.
+    """
+    if what.is_dir():
+        machine.copy_in(what, "/")
+    elif what.suffix == ".deb":
+        file = f"/root/{what.name}"
+        machine.copy_in(what, file)
+        machine.succeed(
+            f"dpkg --install {shlex.quote(file)} && rm {shlex.quote(file)}", timeout=300
+        )
+    else:
+        raise MachineError(f"{what}: neither a .deb nor a folder to lay over the machine's root")
 
 
 def booted(source: Image, shape: Shape, *, say: Say = print) -> Frozen:

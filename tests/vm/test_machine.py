@@ -1,0 +1,139 @@
+"""What every machine does on top of `run`, and the pool that hands machines out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.vm.conftest import LocalMachine
+from vm import start
+from vm.machine import CommandFailed, CommandTimeout, Machine, MachineError
+from vm.pool import Pool
+
+ODD = "a b'c\"d\\e$(f)\n-é"
+
+
+def test_succeed_and_fail_raise_with_what_was_seen(local: LocalMachine) -> None:
+    assert local.succeed("echo yes").out == "yes"
+    with pytest.raises(CommandFailed, match="(?s)echo why.*why.*status 4"):
+        local.succeed("echo why; exit 4")
+    assert local.fail("exit 4").status == 4
+    with pytest.raises(CommandFailed, match="succeeded unexpectedly"):
+        local.fail("true")
+
+
+def test_wait_until_returns_or_dumps(local: LocalMachine, tmp_path: Path) -> None:
+    local.run(f"(sleep 0.3; echo now > {tmp_path}/flag) >/dev/null &")
+    assert local.wait_until(f"cat {tmp_path}/flag", timeout=10).out == "now"
+    local.explain = ("echo explained",)
+    with pytest.raises(CommandTimeout, match="(?s)not within 0.2 s.*mountinfo.*explained"):
+        local.wait_until("false", timeout=0.2)
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\xff\n", bytes(3 << 20)], ids=["empty", "bin", "3MB"])
+def test_copy_both_ways(local: LocalMachine, tmp_path: Path, data: bytes) -> None:
+    source, back = tmp_path / ODD, tmp_path / "back"
+    source.write_bytes(data)
+    source.chmod(0o4751)
+    target = f"{tmp_path}/-new/{ODD}"
+    local.copy_in(source, target)
+    assert Path(target).stat().st_mode & 0o7777 == 0o4751
+    local.copy_out(target, back)
+    assert back.read_bytes() == data
+
+
+def test_copy_in_bytes_and_folders(local: LocalMachine, tmp_path: Path) -> None:
+    (tmp_path / "tree/sub").mkdir(parents=True)
+    (tmp_path / "tree/sub/link").symlink_to("nowhere")
+    local.copy_in(tmp_path / "tree", f"{tmp_path}/copy")
+    assert (tmp_path / "copy/sub/link").readlink() == Path("nowhere")
+    local.copy_in(b"bytes", f"{tmp_path}/file")
+    assert (tmp_path / "file").read_bytes() == b"bytes"
+
+
+def test_failed_copies_leave_nothing(local: LocalMachine, tmp_path: Path) -> None:
+    with pytest.raises(CommandFailed, match="No such file"):
+        local.copy_out(f"{tmp_path}/missing", tmp_path / "back")
+    with pytest.raises(CommandFailed, match="/dev/null"):
+        local.copy_in(b"", "/dev/null/file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_laid_over_another_changes_only_what_it_brings(
+    local: LocalMachine, tmp_path: Path
+) -> None:
+    for path in ("new/sub/added", "old/sub/kept"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).touch()
+    (tmp_path / "old").chmod(0o1777)
+    (tmp_path / "old/sub").chmod(0o700)
+    local.copy_in(tmp_path / "new", f"{tmp_path}/old")
+    assert {path.name for path in (tmp_path / "old/sub").iterdir()} == {"added", "kept"}
+    assert (tmp_path / "old").stat().st_mode & 0o7777 == 0o1777
+    assert (tmp_path / "old/sub").stat().st_mode & 0o7777 == 0o700
+
+
+def test_install_takes_packages_and_folders_only(local: LocalMachine, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MachineError, match="neither a .deb nor a folder"):
+        start.install(local, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://trixie", "vm://trixie?colour=red", "vm://etch", "vm://sid?provider=none"]
+)
+def test_bad_urls_are_refused_before_anything_is_done(url: str) -> None:
+    with pytest.raises(MachineError):
+        start.from_url(url)
+
+
+class Clones(LocalMachine):
+    """A machine that can be cloned."""
+
+    can_clone = True
+    made: list[LocalMachine]
+
+    def clone(self, name: str) -> Machine:
+        if name == "broken":
+            raise MachineError("cannot clone")
+        clone = LocalMachine(Path(str(self.process.args[0])))  # type: ignore[index]
+        self.made.append(clone)
+        return clone
+
+
+def test_pool_restores_ahead_and_leaves_nothing(agent: Path) -> None:
+    with Clones(agent) as machine:
+        machine.made = []
+        with Pool(machine, "state", ahead=2) as pool:
+            for _ in range(3):
+                with pool.take() as taken:
+                    assert taken.run("true").ok and taken is not machine
+        assert len(machine.made) >= 5
+        assert all(clone.process.poll() is not None for clone in machine.made)
+
+
+def test_pool_hands_on_a_failed_restore(agent: Path) -> None:
+    with (
+        Clones(agent) as machine,
+        Pool(machine, "broken") as pool,
+        pytest.raises(MachineError, match="cannot clone"),
+        pool.take(),
+    ):
+        raise AssertionError("there is no machine to take")
+
+
+def test_pool_of_one_machine_puts_it_back(local: LocalMachine) -> None:
+    with Pool(local, "state") as pool:
+        for _ in range(2):
+            with pool.take() as taken:
+                assert taken is local
+    assert local.restored == ["state", "state"]
+    with Pool(local, None) as pool, pool.take() as taken:
+        assert taken is local
+    assert local.restored == ["state", "state"]
+
+
+def test_attaching_to_a_state_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="gone"):
+        Pool.attach(str(tmp_path / "none"))
