@@ -4,11 +4,13 @@ Loaded by pyproject.toml's addopts (-p spec.plugin). Tests use from here:
 
 - precondition(reason): this target cannot show the promise;
 - record_evidence(request, title, text): something seen, or a function that looks when needed;
+- judge_run(config, promise, problem): what holds for the run as a whole;
 - describe(config, implementation=..., target=...): what is being tested, and where.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +26,7 @@ PRECONDITION = "precondition: "
 Text = str | Callable[[], str]
 _EVIDENCE = pytest.StashKey[list[tuple[str, Text]]]()
 _ABOUT = pytest.StashKey[About]()
+_WHOLE = pytest.StashKey[list[Outcome]]()
 _EXPECTED = pytest.StashKey[expectations.Expectations]()
 
 
@@ -39,6 +42,25 @@ def record_evidence(request: pytest.FixtureRequest, title: str, text: Text) -> N
     the place for logs, mounts and links.
     """
     request.node.stash.setdefault(_EVIDENCE, []).append((title, text))
+
+
+def judge_run(config: pytest.Config, promise: str, problem: str | None) -> None:
+    """Say whether something holds for the run as a whole, once all tests are over.
+
+    For a fixture of the session: an assertion in one would count against the last test.
+    """
+    found: Outcome = {
+        "id": promise,
+        "promise": promise,
+        "clauses": [],
+        "verdict": "fail" if problem else "pass",
+        "seconds": 0,
+        "reason": _line(problem) if problem else None,
+        "details": clean(problem) if problem else None,
+        "evidence": [],
+        "expected": None,
+    }
+    config.stash[_WHOLE].append(found)
 
 
 def describe(
@@ -74,18 +96,23 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start the books of this run; with xdist only the controller's are kept."""
     config.addinivalue_line("markers", "clause(*ids): the promises of the man pages it checks")
     about = config.stash.setdefault(_ABOUT, {})
+    whole = config.stash.setdefault(_WHOLE, [])
     try:
         config.stash[_EXPECTED] = expectations.known({}, config.getoption("--expectations"))
     except PageError as error:
         raise pytest.UsageError(str(error)) from None
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Recorder(config, about), "spec-recorder")
+        recorder = Recorder(config, about, whole)
+        config.pluginmanager.register(recorder, "spec-recorder")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Hand on to xdist's controller what was tested, and where."""
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["spec"] = session.config.stash[_ABOUT]
+        session.config.workeroutput["spec"] = (
+            session.config.stash[_ABOUT],
+            session.config.stash[_WHOLE],
+        )
 
 
 def ids_of(node: pytest.Item) -> list[str]:
@@ -136,10 +163,9 @@ def _verdict(report: pytest.TestReport, error: BaseException | None) -> str:
     return "fail" if isinstance(error, (AssertionError, pytest.fail.Exception)) else "error"
 
 
-def _reason(error: BaseException | None) -> str | None:
-    if error is None:
-        return None
-    return clean(str(error).removeprefix(PRECONDITION).strip().partition("\n")[0] or repr(error))
+def _line(text: str) -> str:
+    """The beginning of a text as one line."""
+    return textwrap.shorten(clean(text), 240, placeholder=" …")
 
 
 def _gather(item: pytest.Item, failed: bool) -> list[Evidence]:
@@ -177,7 +203,7 @@ def pytest_runtest_makereport(
         "clauses": ids_of(item),
         "verdict": verdict,
         "seconds": round(report.duration, 3),
-        "reason": _reason(error),
+        "reason": _line(str(error).removeprefix(PRECONDITION) or repr(error)) if error else None,
         "details": clean(report.longreprtext) if report.failed else None,
         "evidence": _gather(item, verdict in ("fail", "error")),
         "expected": expected,

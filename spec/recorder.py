@@ -48,20 +48,23 @@ def selection(session: pytest.Session) -> str | None:
 class Recorder:
     """The plugin object of the process that prints: the only one, or xdist's controller."""
 
-    def __init__(self, config: pytest.Config, about: About) -> None:
+    def __init__(self, config: pytest.Config, about: About, whole: list[Outcome]) -> None:
         self.config = config
         self.about = about
+        self.whole = whole
         self.tests: dict[str, Outcome] = {}
         self.started = time.time()
-        self.trouble: list[str] = []
         self.results: Results | None = None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in one phase of one test."""
         part: Outcome | None = getattr(report, "spec", None)
-        if part is None:
-            return
+        if part is not None:
+            self.take(part)
+
+    def take(self, part: Outcome) -> None:
+        """Take in what is known of a test, or more of it."""
         if part["id"] in self.tests:
             merge(self.tests[part["id"]], part)
         else:
@@ -70,13 +73,17 @@ class Recorder:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         """Learn from a worker of xdist what was tested, and where."""
-        self.about.update(getattr(node, "workeroutput", {}).get("spec", {}))
+        about, whole = getattr(node, "workeroutput", {}).get("spec", ({}, []))
+        self.about.update(about)
+        self.whole += whole
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Judge the clauses, write the results, and let them decide the exit status."""
         if not self.tests:
             return
+        for outcome in self.whole:
+            self.take(outcome)
         page = self.config.getoption("--page")
         about = self.about.get("implementation", {})
         expected = known(about, self.config.getoption("--expectations"))
@@ -96,8 +103,8 @@ class Recorder:
         if path:
             results.save(self.results, path)
         allowed = self.config.getoption("--allow-preconditions")
-        self.trouble = results.trouble(self.results, allow_preconditions=allowed)
-        if self.trouble and session.exitstatus == pytest.ExitCode.OK:
+        trouble = results.trouble(self.results, allow_preconditions=allowed)
+        if trouble and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -109,7 +116,8 @@ class Recorder:
         terminalreporter.section("man pages")
         for line in summary(self.results):
             terminalreporter.line(line)
-        for line in self.trouble:
-            terminalreporter.line(line, red=True)
+        for verdict, line in results.findings(self.results):
+            bad = verdict in ("fail", "error")
+            terminalreporter.line(f"{verdict} {line}", red=bad, yellow=not bad)
         for name in results.surprises(self.results):
             terminalreporter.line(f"unexpected pass: {name}", yellow=True)

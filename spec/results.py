@@ -146,28 +146,37 @@ def align(results: Results) -> dict[str, Judgement]:
     return {clause["id"]: clause for clause in judged if clause["id"] in clauses()}
 
 
-def trouble(results: Results, *, allow_preconditions: bool = False) -> list[str]:
-    """Why the run is not a success, one line each, the worst first.
+def findings(results: Results) -> list[tuple[str, str]]:
+    """What is in the way of success: verdicts, each with a line on it, the worst first.
 
-    Preconditions and skips are no success either, unless they are allowed.
+    Clauses that were not decided for one and the same reason share a line.
     """
-    fine = {"pass", "precondition", "skip"} if allow_preconditions else {"pass"}
-    lines: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
+    found: dict[str, dict[str, list[str]]] = {verdict: {} for verdict in VERDICTS}
     for test in results["tests"]:
-        if not test["clauses"] and test["verdict"] in ("fail", "error") and not test["expected"]:
-            lines[test["verdict"]].append(f"{test['id']}: {test['reason']}")
+        if not test["clauses"] and test["verdict"] != "pass" and not test["expected"]:
+            found[test["verdict"]][f"{test['id']}: {test['reason']}"] = []
     for clause in results["clauses"]:
-        verdict = clause["verdict"]
-        if not clause["in_force"] or verdict in fine or clause["expected"]:
-            continue
-        if verdict != "untested":
-            why = reasons(results, clause) or [clause["sentence"]]
-            lines[verdict].append(f"{clause['id']}: {why[0]}")
-        elif not (clause["untested"] or results["selection"] or clause["level"] not in NEEDS_TEST):
-            lines[verdict].append(clause["id"])
-    if lines["untested"]:
-        lines["untested"] = [", ".join(lines["untested"])]
-    return [f"{verdict} {line}" for verdict, found in lines.items() for line in found]
+        verdict = shown(clause)
+        why = (reasons(results, clause) or [clause["sentence"]])[0]
+        if verdict in ("fail", "error"):
+            found[verdict][f"{clause['id']}: {why}"] = []
+        elif verdict in ("precondition", "skip"):
+            found[verdict].setdefault(why, []).append(clause["id"])
+        elif verdict == "untested" and not (
+            clause["untested"] or results["selection"] or clause["level"] not in NEEDS_TEST
+        ):
+            found[verdict].setdefault("no test ran", []).append(clause["id"])
+    return [
+        (verdict, f"{', '.join(ids)}: {line}" if ids else line)
+        for verdict, lines in found.items()
+        for line, ids in lines.items()
+    ]
+
+
+def trouble(results: Results, *, allow_preconditions: bool = False) -> list[str]:
+    """Why the run is not a success; preconditions and skips are no reason where allowed."""
+    fine = ("precondition", "skip") if allow_preconditions else ()
+    return [f"{verdict} {line}" for verdict, line in findings(results) if verdict not in fine]
 
 
 def surprises(results: Results) -> list[str]:

@@ -100,7 +100,7 @@ def test_each_kind_of_outcome_has_its_verdict(pytester: pytest.Pytester) -> None
     assert verdicts(data) == ALL
     tests = {test["id"].partition("::")[2]: test for test in data["tests"]}
     fail = tests["test_fail"]
-    assert (fail["promise"], fail["reason"]) == ("It fails.", "wanted two")
+    assert (fail["promise"], fail["reason"]) == ("It fails.", "wanted two assert 1 == 2")
     assert fail["evidence"] == [
         {"title": "commands", "text": "# ip link"},
         {"title": "log", "text": "the log"},
@@ -109,7 +109,7 @@ def test_each_kind_of_outcome_has_its_verdict(pytester: pytest.Pytester) -> None
     assert tests["test_pass"]["evidence"] == []
     assert tests["test_no_vlan"]["reason"] == "no 8021q"
     assert tests["test_error"]["reason"] == "no disk"
-    assert tests["test_teardown"]["reason"] == "left over: /run/netns/x"
+    assert tests["test_teardown"]["reason"] == "left over: /run/netns/x assert False"
     assert (data["implementation"], data["page"]) == ({"name": "toy", "version": "1"}, "ours")
 
 
@@ -122,7 +122,7 @@ def test_a_failure_shows_sentence_and_evidence(pytester: pytest.Pytester) -> Non
             "*commands*",
             "# ip link",
             "*overlay-boot.8 NETWORKING * 1 * 1 *",
-            "fail netns-lo: wanted two",
+            "fail netns-lo: wanted two assert 1 == 2",
             "precondition vlan: no 8021q",
         ]
     )
@@ -139,6 +139,30 @@ def test_workers_of_xdist_report_the_same(pytester: pytest.Pytester) -> None:
     assert verdicts(data) == ALL
     assert data["implementation"]["name"] == "toy"
     assert results.surprises(data) == ["netns-name"]
+
+
+WHOLE = """
+from spec.plugin import judge_run
+
+@pytest.fixture(autouse=True, scope="session")
+def all_gone(request):
+    yield
+    judge_run(request.config, "All is gone.", "it shows:\\nx0")
+
+@clause("stop")
+def test_stop():
+    "It stops."
+"""
+
+
+@pytest.mark.parametrize("words", [(), ("-n2",)])
+def test_the_whole_run_can_fail(pytester: pytest.Pytester, words: tuple[str, ...]) -> None:
+    pytester.makepyfile(HEAD + WHOLE)
+    done = pytester.runpytest_subprocess("-p", "spec.plugin", "--results=r.json", *words)
+    data = json.loads((pytester.path / "r.json").read_text())
+    assert (done.ret, verdicts(data)) == (1, {"stop": "pass"})
+    assert [test["reason"] for test in data["tests"]] == ["it shows: x0", None]
+    done.stdout.fnmatch_lines(["fail All is gone.: it shows: x0"])
 
 
 def test_the_page_in_force_selects(pytester: pytest.Pytester) -> None:

@@ -97,7 +97,7 @@ def test_what_keeps_a_run_from_success() -> None:
         "error test_x.py::test_nothing_error: left over",
         "fail stop: it runs on",
         "precondition vlan: no 8021q",
-        "untested upper",
+        "untested upper: no test ran",
     ]
     assert results.trouble(found) == lines
     del lines[2]
