@@ -5,8 +5,8 @@ SHELL := /bin/bash
 .ONESHELL:
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 PYTHON ?= python3
-PACKAGES = busybox-static e2fsprogs fdisk gcc ifupdown iproute2 iputils-ping libc6-dev mmdebstrap musl-tools \
-	procps python3-venv util-linux
+PACKAGES = asciidoctor busybox-static e2fsprogs fdisk gcc ifupdown iproute2 iputils-ping libc6-dev \
+	mmdebstrap musl-tools procps python3-venv util-linux
 BIN = .venv/bin
 VM_PACKAGES = cpio debian-archive-keyring lz4 mmdebstrap openssh-client qemu-system-x86 qemu-utils \
 	uidmap zstd
@@ -14,6 +14,8 @@ VAGRANT_PACKAGES = libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu lib
 	vagrant vagrant-libvirt
 SUITE ?= trixie
 PROVIDER ?= qemu
+DEB_PACKAGES = asciidoctor debhelper dh-python dpkg-dev musl-tools pybuild-plugin-pyproject python3-all \
+	python3-setuptools
 
 # $(call install,PACKAGES): those of them that are missing.
 define install
@@ -25,10 +27,11 @@ if [ -n "$$missing" ]; then
 fi
 endef
 
-.PHONY: help setup demo lint test bench clean stage vm-setup vm-test vm-selftest bench-vm box
+.PHONY: help setup demo lint test spec conformance man bench clean stage deb vm-setup vm-test vm-selftest bench-vm box
 
 help:
-	@echo "make demo | setup | lint | test | vm-test | vm-selftest | bench-vm | box | bench | clean"
+	@echo "make demo | setup | lint | test | spec | conformance | man | bench | deb |"
+	echo "     vm-test | vm-selftest | bench-vm | box | clean"
 
 # The packages of Debian that are missing, then a virtual environment with the commands in .venv/bin.
 setup: .venv/ready
@@ -50,8 +53,33 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Unit tests, boots, and the whole spec on this machine.
 test: lint
-	@$(SUDO) $(BIN)/python -m pytest
+	@$(SUDO) $(BIN)/python -m pytest tests
+	$(BIN)/python -m spec check
+	$(MAKE) --no-print-directory spec
+
+# The spec on this machine, as root, in name spaces of its own; reports in build/spec.
+# ARGS="-k vlan --target ssh://root@machine" and the like: see python -m spec run --help.
+spec: setup
+	@mkdir -p build/spec
+	status=0
+	$(SUDO) $(BIN)/python -m spec run --implementation $(BIN) -n 2 --allow-preconditions --results build/spec/here.json \
+	  $(ARGS) || status=$$?
+	$(BIN)/python -m spec report build/spec/here.json --html build/spec/here.html \
+	  --junit build/spec/here.xml --tap build/spec/here.tap
+	exit $$status
+
+# docs/conformance.md anew, of the results that are in build/spec.
+conformance: setup
+	@$(BIN)/python -m spec conformance $(sort $(wildcard build/spec/*.json)) > docs/conformance.new
+	mv docs/conformance.new docs/conformance.md
+
+# The man pages as roff and HTML, in build/man.
+man: $(wildcard spec/*.8.adoc)
+	@$(call install,asciidoctor)
+	asciidoctor -w -b manpage -D build/man $^
+	asciidoctor -w -b html5 -a webfonts! -D build/man/html $^
 
 # Side by side with Debian's version and other containers; ARGS="--rounds 3 --many 20" is quicker.
 bench: setup
@@ -64,16 +92,35 @@ stage: setup
 	mv build/stage/usr/lib/python3/dist-packages/bin build/stage/usr/bin
 	sed -i '1s|.*|#!/usr/bin/python3|' build/stage/usr/bin/*
 
+# The Debian package, in dist/, of the files that git knows.
+deb:
+	@$(call install,$(DEB_PACKAGES))
+	rm -rf build/deb
+	mkdir -p build/deb/source dist
+	git ls-files -z | xargs -0 cp -a --parents -t build/deb/source
+	cd build/deb/source
+	dpkg-buildpackage -b -us -uc > ../log 2>&1 || { tail -30 ../log; exit 1; }
+	cd ../../..
+	mv build/deb/*.deb dist/
+	ls dist/*.deb
+
 vm-setup: setup
 	@$(call install,$(VM_PACKAGES) $(if $(filter vagrant,$(PROVIDER)),$(VAGRANT_PACKAGES)))
 
 # The spec in disposable machines: on this working tree, or on DEB, a file or a package of SUITE.
 # PROVIDER=vagrant goes through Vagrant; ARGS are handed on to `python -m spec run`.
+PAGE = $(if $(DEB),1.6,ours)
+RESULTS = build/spec/$(SUITE)$(if $(DEB),-$(basename $(notdir $(DEB)))).json
 vm-test: vm-setup $(if $(DEB),,stage)
 	@what='$(if $(DEB),$(DEB),build/stage)'
 	[ -e "$$what" ] || what=$$($(BIN)/python -m vm fetch "$$what" $(SUITE))
-	$(BIN)/python -m spec run --target 'vm://$(SUITE)?provider=$(PROVIDER)' \
-	  --implementation "$$what" $(ARGS)
+	mkdir -p build/spec
+	status=0
+	$(BIN)/python -m spec run --target 'vm://$(SUITE)?provider=$(PROVIDER)&flavour=mta' -n 2 \
+	  --implementation "$$what" --page $(PAGE) --results $(RESULTS) $(ARGS) || status=$$?
+	$(BIN)/python -m spec report $(RESULTS) --html $(RESULTS:.json=.html) \
+	  --junit $(RESULTS:.json=.xml) --tap $(RESULTS:.json=.tap)
+	exit $$status
 
 # The harness' own tests on real machines, some minutes.
 vm-selftest: vm-setup

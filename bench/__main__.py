@@ -1,8 +1,9 @@
 """python -m bench: boots, stops and memory of overlay-boot side by side with its peers, in one run.
 
 Every figure is taken in turn (A B C A B C ...), so that a machine whose speed drifts drifts for
-all; the table gives medians and ratios to Debian's shell version. It judges nothing by itself:
-the targets of the project stand beside the ratios. Needs root.
+all; the tables give medians, ratios to Debian's shell version, and the project's targets. Needs
+root. Everything is made in one folder and under names with this process's number, and is removed
+in the end, on Ctrl-C as well. See docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -11,267 +12,171 @@ import argparse
 import json
 import os
 import shutil
-import statistics
-import subprocess
+import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
-from subprocess import DEVNULL
+from statistics import median
 from typing import Any
 
+from bench.peers import left_out, peers
+from bench.subhosts import Subhost, Unavailable, now, run
 from vm.archive import fetch
+from vm.machine import MachineError
 
 OURS = Path(sys.executable).parent
-TARGETS = {"boot": 0.15, "boot, one cable": 0.5, "stop": 0.5, "idle memory": 0.3}
-CONF = "BASE=.\nSTART= none\nLOWER= /\nLOG= {log}\nCABLES= {cables}\n"
+CABLES = {"": "", ", one cable": "="}
+TARGETS = {  # ratios to Debian's version, and their units
+    "boot": (0.15, "ms"),
+    "boot, one cable": (0.5, "ms"),
+    "stop": (0.5, "ms"),
+    "stop, one cable": (0.5, "ms"),
+    "idle memory": (0.3, "KiB"),
+}
+LAST_TO_FIRST = 1.5
+
+Samples = dict[str, dict[str, list[float]]]  # by what is measured, then by who
 
 
-class Unavailable(Exception):
-    """A peer cannot be measured here, and why."""
+def debian(folder: Path) -> tuple[str, Path]:
+    """The version of Debian's own package, and the unpacked folder of its commands."""
+    package = fetch("overlay-boot", "sid")
+    run("dpkg-deb", "--extract", package, folder / "unpacked")
+    commands = folder / "debian"  # its overlay-stop greps for overlay-boot.*/NAME.conf, so no
+    commands.symlink_to(folder / "unpacked/var/lib/overlay-boot")  # overlay-boot in the path
+    return package.name.split("_")[1], commands
 
 
-def quiet(*command: str | Path) -> None:
-    """Run a command to its end; raises with its messages if it fails."""
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, timeout=120, check=False
-    )
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise Unavailable(f"{command[0]}: {said[-1] if said else done.returncode}")
+def measure(subhosts: dict[str, Subhost], rounds: int, folder: Path) -> Samples:
+    """Boot and stop each version, and run each peer, in turn; the first round only warms up."""
+    samples: Samples = {}
 
+    def note(turn: int, what: str, who: str, value: float) -> None:
+        if turn:
+            samples.setdefault(what, {}).setdefault(who, []).append(value)
 
-def processes() -> dict[int, str]:
-    """Every process's name by pid."""
-    found = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            found[int(pid)] = Path(f"/proc/{pid}/comm").read_text().strip()
-        except (FileNotFoundError, ProcessLookupError):
-            pass
-    return found
-
-
-def milliseconds(do: Callable[[], None]) -> float:
-    """How long do takes."""
-    started = time.perf_counter()
-    do()
-    return (time.perf_counter() - started) * 1000
-
-
-class Implementation:
-    """An overlay-boot: where its commands are, and a subhost of it."""
-
-    def __init__(self, title: str, commands: Path, folder: Path, name: str) -> None:
-        self.title = title
-        self.commands = commands
-        self.name = name
-        self.netns = 0  # its network namespace's inode
-        self.conf = folder / name / f"{name}.conf"
-        for part in ("root", "work", "live"):
-            (self.conf.parent / part).mkdir(parents=True)
-
-    def configure(self, cables: str) -> None:
-        """Write the configuration. Debian's version takes a relative LOG from the caller's folder."""
-        self.conf.write_text(CONF.format(cables=cables, log=self.conf.parent / "log"))
-
-    def boot(self, cables: str = "") -> float:
-        """Milliseconds from the command to /.reaper as pid 1: what both versions end in."""
-        self.configure(cables)
-        before = {pid for pid, name in processes().items() if name == ".reaper"}
-        started = time.perf_counter()
-        command = [self.commands / "overlay-boot", self.conf]
-        with subprocess.Popen(command, stdout=DEVNULL, stderr=DEVNULL) as boot:
-            while not {p for p, name in processes().items() if name == ".reaper"} - before:
-                if time.perf_counter() - started > 30:
-                    raise Unavailable(f"{self.title} did not boot: see {self.conf.parent}/log")
-            taken = (time.perf_counter() - started) * 1000
-            boot.wait()
-        self.netns = os.stat(f"/run/netns/{self.name}").st_ino
-        return taken
-
-    def settle(self) -> None:
-        """Wait until the boot's own processes have ended."""
-        count, same = 0, 0
-        while same < 10:
-            time.sleep(0.02)
-            same = same + 1 if len(self.pids()) == count else 0
-            count = len(self.pids())
-
-    def pids(self) -> list[int]:
-        """The processes that are there because of the subhost: its own, and those on the main
-        host whose command line names its configuration or its name."""
-        found = []
-        for pid in processes():
+    others = dict(peers(folder))
+    for turn in range(rounds + 1):
+        for suffix, cables in CABLES.items():
+            for who, subhost in subhosts.items():
+                note(turn, f"boot{suffix}", who, subhost.boot(cables))
+                note(turn, f"idle memory{suffix}", who, subhost.memory())
+                note(turn, f"stop{suffix}", who, subhost.stop())
+        for who, command in list(others.items()):
+            started = now()
             try:
-                words = Path(f"/proc/{pid}/cmdline").read_bytes()
-                inside = os.stat(f"/proc/{pid}/ns/net").st_ino == self.netns
-            except (FileNotFoundError, ProcessLookupError, PermissionError):
-                continue
-            mine = str(self.conf).encode() in words or f"/netns/{self.name}".encode() in words
-            if mine or inside:
-                found.append(pid)
-        return found
-
-    def memory(self) -> float:
-        """KiB that the idle subhost's processes hold, shared pages divided among their users."""
-        total = 0
-        for pid in self.pids():
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            total += int(rollup.split("Pss:")[1].split()[0])
-        return float(total)
-
-    def stop(self) -> float:
-        """Milliseconds until overlay-stop has returned and every process is gone."""
-
-        def do() -> None:
-            subprocess.run(
-                [self.commands / "overlay-stop", self.conf],
-                stdout=DEVNULL,
-                stderr=DEVNULL,
-                check=False,
-            )
-            while self.pids():
-                pass
-
-        return milliseconds(do)
+                run(*command)
+                note(turn, "peers", who, now() - started)
+            except Unavailable as why:
+                left_out(who, why)
+                del others[who]
+        progress(f"round {turn} of {rounds}")
+    return samples
 
 
-def peers(folder: Path) -> dict[str, Callable[[], None]]:
-    """Nearest jobs of others: a container of a read-only root that runs true, start to end."""
-    bundle = folder / "runc"
-    bundle.mkdir()
-    found: dict[str, Callable[[], None]] = {}
-    for program, package in (
-        ("systemd-nspawn", "systemd-container"),
-        ("runc", "runc"),
-        ("bwrap", "bubblewrap"),
-    ):
-        if not shutil.which(program):
-            subprocess.run(
-                ["apt-get", "install", "-yq", "--no-install-recommends", package],
-                stdout=DEVNULL,
-                stderr=DEVNULL,
-                check=False,
-            )
-    root = folder / "machine"
-    root.mkdir()
-    busybox = shutil.which("busybox") or ""
-    for part in ("bin", "usr", "etc", "proc", "sys", "dev", "run", "tmp"):
-        (root / part).mkdir()
-    shutil.copy(busybox, root / "bin/true")
-    (root / "etc/os-release").touch()
-    if shutil.which("runc"):
-        subprocess.run(["runc", "spec"], cwd=bundle, check=True)
-        spec = json.loads((bundle / "config.json").read_text())
-        spec["root"]["path"], spec["process"]["args"] = str(root), ["/bin/true"]
-        spec["process"]["terminal"] = False
-        (bundle / "config.json").write_text(json.dumps(spec))
-    commands: dict[str, list[str | Path]] = {
-        "systemd-nspawn": ["systemd-nspawn", "-q", "--register=no", "--keep-unit", "-D", root, "/bin/true"],
-        "runc run": ["runc", "run", "-b", bundle, f"bench{os.getpid()}"],
-        "bwrap": ["bwrap", "--unshare-all", "--bind", root, "/", "--proc", "/proc", "--dev", "/dev", "/bin/true"],
-        "python3 -c pass": [sys.executable, "-c", "pass"],
-    }  # fmt: skip
-    for title, command in commands.items():
-        found[title] = partial(quiet, *command)
-    return found
-
-
-def many(ours: Implementation, folder: Path, count: int) -> dict[str, float]:
-    """Boot so many subhosts to run at once; the ratio of the last boots to the first."""
-    all_of_them = [Implementation("", OURS, folder, f"m{number}") for number in range(count)]
-    times: list[float] = []
-    memory: list[float] = []
-    try:
-        for each in all_of_them:
-            each.configure("")
-            boot: list[str | Path] = [OURS / "overlay-boot", "--wait", each.conf]
-            times.append(milliseconds(partial(quiet, *boot)))
-        tenth = max(1, count // 10)
-        for each in all_of_them[::tenth]:
-            each.netns = os.stat(f"/run/netns/{each.name}").st_ino
-            memory.append(each.memory())
-    finally:
-        for each in all_of_them:
-            subprocess.run(
-                [OURS / "overlay-stop", each.name], stdout=DEVNULL, stderr=DEVNULL, check=False
-            )
-    left = [name for name in os.listdir("/run/overlay-boot") if name.startswith("m")]
+def many(boot: Callable[[str], Subhost], count: int) -> dict[str, Any]:
+    """Boot so many subhosts to run at once, stop them all, and see what is left."""
+    subhosts = [boot(f"n{number}") for number in range(count)]
+    boots = []
+    for subhost in subhosts:
+        boots.append(subhost.boot(""))
+        progress(f"subhost {len(boots)} of {count}")
+    tenth = max(1, count // 10)
+    memory = [subhost.memory() for subhost in subhosts[::tenth]]
+    stops = [subhost.stop() for subhost in subhosts]
+    left = [what for each in subhosts for what in (*each.processes(), *each.traces())]
     return {
         "subhosts": count,
-        "last boots to first": statistics.median(times[-tenth:])
-        / statistics.median(times[:tenth]),
-        "KiB each": statistics.median(memory),
-        "left behind": len(left),
+        "first boots": median(boots[:tenth]),
+        "last boots": median(boots[-tenth:]),
+        "memory of each": median(memory),
+        "stop of each": median(stops),
+        "left": left,
     }
 
 
-def measure(rounds: int, count: int, folder: Path) -> dict[str, Any]:
-    """All figures: by what is measured, then by who."""
-    package = fetch("overlay-boot", "sid")
-    quiet("dpkg-deb", "-x", package, folder / "unpacked")
-    debian = folder / "debian"  # not below a folder of its own name: its overlay-stop greps for it
-    debian.symlink_to(next((folder / "unpacked").glob("var/lib/*")))
-    version = package.name.split("_")[1]
-    ours = Implementation("this project", OURS, folder, "obbo")
-    shell = Implementation(f"Debian's {version}", debian, folder, "obbd")
-    others = peers(folder)
-    figures: dict[str, dict[str, list[float]]] = {
-        what: {} for what in (*TARGETS, "container that runs true")
-    }
+def progress(text: str) -> None:
+    """Show how far it is, on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
 
-    def note(what: str, who: str, value: float) -> None:
-        figures[what].setdefault(who, []).append(value)
 
-    for turn in range(rounds + 1):
-        for which in (shell, ours):
-            for what, cables in (("boot", ""), ("boot, one cable", "=")):
-                try:
-                    boot = which.boot(cables)
-                    which.settle()
-                    memory = which.memory()
-                finally:
-                    stop = which.stop()
-                if turn:  # the first round warms up
-                    note(what, which.title, boot)
-                    if not cables:
-                        note("idle memory", which.title, memory)
-                        note("stop", which.title, stop)
-        for title, do in list(others.items()):
-            try:
-                taken = milliseconds(do)
-                if turn:
-                    note("container that runs true", title, taken)
-            except Unavailable as why:
-                print(f"{title} is left out: {why}", file=sys.stderr)
-                del others[title]
-        print(f"\rround {turn} of {rounds}", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    return {
-        "reference": shell.title,
-        "figures": {
-            what: {who: statistics.median(values) for who, values in by.items()}
-            for what, by in figures.items()
-        },
-        "many": many(ours, folder, count),
-    }
+def summary(samples: Samples, title: str) -> list[dict[str, Any]]:
+    """One row for each figure that has a target: medians, ratio, whether the target is reached."""
+    rows = []
+    for what, (target, unit) in TARGETS.items():
+        row: dict[str, Any] = {"what": what, "unit": unit, "target": target}
+        row |= {who: median(values) for who, values in samples[what].items()}
+        row["ratio"] = row["ours"] / row[title] if title in row else None
+        row["reached"] = row["ratio"] <= target if row["ratio"] else None
+        rows.append(row)
+    return rows
 
 
 def show(result: dict[str, Any]) -> None:
-    """The table: medians, ratios to Debian's version, targets."""
-    reference = str(result["reference"])
-    for what, by in result["figures"].items():
-        base = by.get(reference) or result["figures"]["boot"][reference]
-        print(f"\n{what}" + (f" (target: {TARGETS[what]})" if what in TARGETS else ""))
-        for who, value in by.items():
-            unit = "KiB" if what == "idle memory" else "ms"
-            print(f"  {who:24} {value:9.1f} {unit:4} ratio {value / base:5.2f}")
-    print("\nmany at once (target: last to first 1.5, nothing left)")
-    for what, number in result["many"].items():
-        print(f"  {what:24} {number:9.2f}")
+    """The tables."""
+    reference = result["reference"]
+
+    def line(*cells: str) -> None:
+        print(f"{cells[0]:22}" + "".join(f"{cell:>18}" for cell in cells[1:]))
+
+    def verdict(ratio: float | None, target: float) -> list[str]:
+        if ratio is None:
+            return ["", f"{target:.2f}", "not measured"]
+        return [f"{ratio:.2f}", f"{target:.2f}", "reached" if ratio <= target else "MISSED"]
+
+    line("", reference, "this project", "ratio", "at most", "target")
+    for row in result["rows"]:
+        by = [f"{row[who]:.1f} {row['unit']}" if who in row else "" for who in (reference, "ours")]
+        line(row["what"], *by, *verdict(row["ratio"], row["target"]))
+
+    crowd = result["many"]
+    first, last = crowd["first boots"], crowd["last boots"]
+    print(f"\n{crowd['subhosts']} at once")
+    line("", "", "this project", "ratio", "at most", "target")
+    line("boot, first tenth", "", f"{first:.1f} ms")
+    line("boot, last tenth", "", f"{last:.1f} ms", *verdict(last / first, LAST_TO_FIRST))
+    line("stop", "", f"{crowd['stop of each']:.1f} ms")
+    line("idle memory of each", "", f"{crowd['memory of each']:.1f} KiB")
+    left = crowd["left"]
+    line("left in the end", "", str(len(left)), "", "0", "MISSED" if left else "reached")
+
+    print("\nNearest jobs of others: set up a container on a small root, run true, take it down")
+    line("", "", "", "of Debian's boot", "of ours")
+    boots = result["rows"][0]
+    for who, value in result["peers"].items():
+        ratios = [f"{value / boots[v]:.2f}" if v in boots else "" for v in (reference, "ours")]
+        line(who, "", f"{value:.1f} ms", *ratios)
+
+
+def benchmark(rounds: int, count: int, folder: Path, stack: ExitStack) -> dict[str, Any]:
+    """All figures, as --json writes them."""
+
+    def subhost(commands: Path, name: str) -> Subhost:
+        made = Subhost(commands, folder, f"b{os.getpid()}{name}")
+        stack.callback(made.clear)
+        return made
+
+    reference = "Debian's"
+    subhosts = {"ours": subhost(OURS, "o")}
+    try:
+        version, commands = debian(folder)
+        reference = f"Debian's {version}"
+        subhosts = {reference: subhost(commands, "d")} | subhosts
+    except (MachineError, Unavailable) as why:
+        left_out("Debian's version", why)
+    samples = measure(subhosts, rounds, folder)
+    crowd = many(lambda name: subhost(OURS, name), count)
+    progress("")
+    return {
+        "reference": reference,
+        "rows": summary(samples, reference),
+        "many": crowd,
+        "peers": {who: median(values) for who, values in samples["peers"].items()},
+        "samples": samples,
+    }
 
 
 def main() -> int:
@@ -280,16 +185,28 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--many", type=int, default=200, metavar="COUNT")
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the figures there as well"
+        "--json", type=Path, metavar="FILE", help="write all figures there as well"
     )
     options = parser.parse_args()
     if os.geteuid() != 0:
-        parser.error("boots real subhosts: run it as root")
-    folder = Path(tempfile.mkdtemp(prefix="bench-", dir="/var/tmp"))
-    try:
-        result = measure(options.rounds, options.many, folder)
-    finally:
-        shutil.rmtree(folder)
+        parser.error("it boots real subhosts: run it as root")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    litter = Path("/dev/nukk")  # Debian's overlay-stop makes it
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="bench-", dir="/var/tmp"))
+        stack.callback(shutil.rmtree, folder)
+        if not litter.exists():
+            stack.callback(litter.unlink, missing_ok=True)
+        try:
+            result = benchmark(options.rounds, options.many, folder, stack)
+        except Unavailable as why:
+            print(f"bench: {why}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("\nbench: interrupted, clearing up", file=sys.stderr)
+            return 130
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # clear up undisturbed
     show(result)
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")

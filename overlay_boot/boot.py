@@ -86,6 +86,8 @@ class Boot:
             run(cable_steps(subhost, lambda: self.builder, self._say), cables)
             os.write(self.down_write, GO)
             self._hear("ok")
+            while os.read(self.up_read, 4096):
+                pass  # until the builder has ended and the keeper is no Python any more
             self.record.read()
             self.record.close()  # its lock is the keeper's alone now
         except BaseException as caught:

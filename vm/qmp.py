@@ -20,8 +20,12 @@ class QMP:
         self._timeout = timeout
         self._buffer = b""
         self._events: deque[dict[str, Any]] = deque()
-        self._message(time.monotonic() + timeout)  # the greeting
-        self.execute("qmp_capabilities")
+        try:
+            self._message(time.monotonic() + timeout)  # the greeting
+            self.execute("qmp_capabilities")
+        except MachineError:
+            connection.close()
+            raise
 
     def execute(self, command: str, *, fd: int | None = None, **arguments: Any) -> Any:
         """Run a command ; its return value. `fd` goes along where it takes one, and

@@ -1,0 +1,175 @@
+"""python -m spec: list the clauses, run their tests, report what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from spec import results
+from spec.clauses import FOLDER, PAGES, PageError, clauses, in_force
+
+
+def _list(options: argparse.Namespace) -> int:
+    from spec.catalogue import collect
+
+    tests = collect()
+    found = in_force(options.page) if options.page else clauses()
+    rows = [{**asdict(clause), "tests": tests.of(clause.id)} for clause in found.values()]
+    if options.json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return 0
+    place = ""
+    for row, clause in zip(rows, found.values(), strict=True):
+        if clause.place != place:
+            place = clause.place
+            print(f"\n{place}")
+        print(f"  {clause.id} ({clause.level}, {clause.since}): {clause.sentence}")
+        why = f"not tested: {clause.untested}" if clause.untested else "no test"
+        for line in row["tests"] or [why]:
+            print(f"      {line}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from spec.catalogue import check
+
+    lines = check(options.reference)
+    for line in lines:
+        print(line, file=sys.stderr)
+    if not lines:
+        print(f"{len(clauses())} clauses, each with its tests; the reference page is covered")
+    return 1 if lines else 0
+
+
+def _coverage(options: argparse.Namespace) -> int:
+    from spec.reference import table
+
+    if not options.reference:
+        raise PageError("coverage: the reference page is needed: --reference FILE")
+    print(table(options.reference.read_text()), end="")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    words = [sys.executable, "-m", "pytest", str(FOLDER), f"--target={options.target}"]
+    words += [f"--page={options.page}"]
+    for name in ("implementation", "deb", "results", "expectations"):
+        if value := getattr(options, name):
+            words.append(f"--{name}={value.absolute()}")
+    words += ["--allow-preconditions"] if options.allow_preconditions else []
+    words += ["-k", options.keyword] if options.keyword else []
+    words += ["-n", options.number] if options.number else []
+    sys.stdout.flush()
+    path = f"{FOLDER.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
+    os.execve(sys.executable, words + options.rest, {**os.environ, "PYTHONPATH": path})
+
+
+def _report(options: argparse.Namespace) -> int:
+    from spec import report
+
+    runs = [results.load(path) for path in options.results]
+    if len(runs) > 1 and (options.junit or options.tap):
+        raise results.ResultsError("--junit and --tap take one results file")
+    if options.html:
+        from spec.report_html import html
+
+        options.html.write_text(html(runs))
+    if options.junit:
+        options.junit.write_text(report.junit(runs[0]))
+    if options.tap:
+        options.tap.write_text(report.tap(runs[0]))
+    if not (options.html or options.junit or options.tap):
+        for run in runs:
+            print("\n".join(report.summary(run)))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from spec.report import compare
+
+    before, after = (results.load(path) for path in (options.before, options.after))
+    lines = compare(before, after)
+    print("\n".join(lines or ["no clause differs"]))
+    return 1 if lines else 0
+
+
+def _conformance(options: argparse.Namespace) -> int:
+    from spec.report_markdown import conformance
+
+    print(conformance([results.load(path) for path in options.results]), end="")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m spec", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    reference = os.environ.get("OVERLAY_BOOT_REFERENCE")
+
+    add = commands.add_parser("list", help="list the clauses and their tests")
+    add.add_argument("--json", action="store_true", help="as an array of objects")
+    add.add_argument("--page", choices=PAGES, help="only those in force in this version")
+    add.set_defaults(call=_list)
+
+    add = commands.add_parser("check", help="check that every clause has a test; boots nothing")
+    add.set_defaults(call=_check)
+    also = commands.add_parser("coverage", help="print spec/coverage, made anew")
+    also.set_defaults(call=_coverage)
+    for sub in (add, also):
+        sub.add_argument(
+            "--reference",
+            metavar="FILE",
+            type=Path,
+            default=reference and Path(reference),
+            help="the reference page 1.2 (default: $OVERLAY_BOOT_REFERENCE)",
+        )
+
+    add = commands.add_parser("run", help="run the tests; 0 only if all in force passed")
+    add.add_argument("--target", default="here", help="here (default), host, ssh://…, vm://…")
+    what = add.add_mutually_exclusive_group()
+    what.add_argument("--implementation", metavar="DIR", type=Path, help="folder of the commands")
+    what.add_argument("--deb", metavar="FILE", type=Path, help="package of the commands")
+    add.add_argument("--page", choices=PAGES, default="ours", help="whose promises are in force")
+    add.add_argument("--results", metavar="FILE", type=Path, help="where to write results.json")
+    add.add_argument("--expectations", metavar="FILE", type=Path, help="known failures")
+    add.add_argument("--allow-preconditions", action="store_true", help="see pytest --help")
+    add.add_argument("-k", dest="keyword", metavar="WORDS", help="only tests that match")
+    add.add_argument("-n", dest="number", metavar="N", help="as many tests at once")
+    add.add_argument("rest", nargs="*", metavar="-- ARGUMENT", help="more arguments for pytest")
+    add.set_defaults(call=_run)
+
+    add = commands.add_parser("report", help="show results: summary, HTML, JUnit XML, TAP")
+    add.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
+    for name in ("html", "junit", "tap"):
+        add.add_argument(f"--{name}", type=Path, metavar="FILE")
+    add.set_defaults(call=_report)
+
+    add = commands.add_parser("compare", help="clauses whose verdict differs; 1 if any does")
+    add.add_argument("before", type=Path, metavar="A")
+    add.add_argument("after", type=Path, metavar="B")
+    add.set_defaults(call=_compare)
+
+    add = commands.add_parser("conformance", help="print docs/conformance.md")
+    add.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
+    add.set_defaults(call=_conformance)
+    return parser
+
+
+def main() -> int:
+    """Run one command; its exit status."""
+    options = _parser().parse_args()
+    try:
+        status: int = options.call(options)
+    except (PageError, results.ResultsError, OSError) as error:
+        print(f"spec: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

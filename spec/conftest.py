@@ -1,0 +1,146 @@
+"""Fixtures of the spec: the target, the implementation on it, and a subhost for each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spec.plugin import describe, precondition, record_evidence
+from spec.subhost import MAKE_TINY, ROOT, TINY, Subhost
+from spec.targets import Here, Host, Ssh, Target, TargetError, Virtual
+
+BIN = "/opt/implementation"  # where a package's commands are linked on the target
+LEFT = """grep -E ' (/opt|/run|/srv)[/ ]| (overlay|nsfs) ' /proc/self/mounts; ls -1 /run/netns /run/overlay-boot /opt/subhost; ls -1 /sys/class/net
+for p in /proc/[0-9]*; do readlink $p/exe $p/ns/net | tr '\\n' ' '; cat $p/comm; done | sort -u |
+    grep -E 'reaper|dummy|overlay' || :"""
+
+
+def _implementation(config: pytest.Config) -> Path | None:
+    given = config.getoption("--implementation")
+    return Path(given).absolute() if given else None
+
+
+def make_target(config: pytest.Config) -> Target:
+    """The target that --target names. Raises TargetError."""
+    wanted = config.getoption("--target")
+    folder = _implementation(config)
+    if wanted == "here":
+        kept = [Path(__file__).parent.parent, *([folder.resolve()] if folder else [])]
+        return Here(kept)
+    if wanted == "host":
+        return Host()
+    if wanted.startswith("ssh://"):
+        return Ssh(wanted)
+    if wanted.startswith("vm://"):
+        return Virtual(wanted)
+    raise pytest.UsageError(
+        f"--target {wanted}: here, host, ssh://[user@]machine[:port], vm://SUITE"
+    )
+
+
+def install(target: Target, config: pytest.Config) -> dict[str, str]:
+    """Put the implementation on the target's PATH; its name and version."""
+    folder = _implementation(config)
+    deb = Path(config.getoption("--deb")) if config.getoption("--deb") else None
+    if folder and folder.suffix == ".deb":
+        folder, deb = None, folder
+    if deb:
+        target.put("/opt/package.deb", deb.read_bytes())
+        name, version = target.succeed(
+            "dpkg-deb -W --showformat '${Package} ${Version}' /opt/package.deb"
+        ).split()
+        if isinstance(target, Virtual):
+            target.install(deb)
+        else:
+            unpack(target)
+        return {
+            "name": "debian" if name == "overlay-boot" else "ours",
+            "version": version,
+            "source": deb.name,
+        }
+    if folder and isinstance(target, Virtual):
+        target.install(folder)
+    elif folder:
+        target.path = f"{folder}:{target.path}"
+    found = target.run("command -v overlay-boot")
+    if found.status:
+        raise TargetError("no overlay-boot on the target's PATH: give --implementation or --deb")
+    owner = "" if folder else target.run("dpkg-query -W -f '${Version}' overlay-boot").out
+    return {"name": "debian" if owner else "ours", "version": owner, "source": found.out.strip()}
+
+
+def unpack(target: Target) -> None:
+    """A package's commands on the PATH of a target that is not to be changed."""
+    target.succeed(
+        f"""cd /opt && dpkg-deb -x package.deb unpacked && mkdir -p {BIN} &&
+        for link in unpacked/usr/sbin/* unpacked/usr/bin/*; do
+            [ ! -L $link ] || ln -sf /opt/unpacked$(readlink $link) {BIN}/
+        done; ls {BIN}/overlay-boot""",
+        timeout=60,
+    )
+    target.path = f"{BIN}:{target.path}"
+
+
+@pytest.fixture(scope="session")
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    """Where the subhosts run, with the implementation installed."""
+    place = make_target(request.config)
+    try:
+        about = install(place, request.config)
+        system = place.run(". /etc/os-release; echo $PRETTY_NAME; uname -r; uname -m").out.split(
+            "\n"
+        )
+        where = {
+            "name": place.name,
+            "system": system[0],
+            "kernel": system[1],
+            "machine": system[2],
+        }
+        describe(request.config, implementation=about, target=where)
+        place.succeed(f"mkdir -p {ROOT} /run/netns && mkdir -p -m 700 /run/overlay-boot")
+        before = "" if place.disposable else place.run(LEFT).out
+        place.succeed(MAKE_TINY)
+        place.freeze()
+        yield place
+        after = before if place.disposable else place.run(f"rm -r {TINY}; {LEFT}").out
+    finally:
+        place.close()
+    assert after == before, (
+        f"the run has left something behind:\n{after}\nwhere there was:\n{before}"
+    )
+
+
+@pytest.fixture
+def subhost(target: Target, request: pytest.FixtureRequest) -> Iterator[Subhost]:
+    """A subhost of the test's own; whatever the test does, it is gone afterwards."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]
+    number = request.config.stash.setdefault(_COUNT, [0])
+    number[0] += 1
+    commands: list[str] = []
+    with target.fresh():
+        made = Subhost(target, f"s{worker}x{number[0]}", commands.append)
+        record_evidence(request, "to reproduce by hand", lambda: "\n".join(commands))
+        record_evidence(request, "the subhost", made.evidence)
+        try:
+            yield made
+        finally:
+            if not target.disposable:
+                made.clear()
+
+
+_COUNT = pytest.StashKey[list[int]]()
+
+
+@pytest.fixture
+def vlans(subhost: Subhost) -> None:
+    """Only where the kernel has VLANs."""
+    made = subhost.target.run(
+        "modprobe 8021q; ip link add vlanprobe type veth && "
+        "ip link add link vlanprobe name vlanprobe.7 type vlan id 7"
+    )
+    subhost.target.run("ip link delete vlanprobe")
+    if made.status:
+        precondition("the target's kernel has no VLANs (module 8021q)")

@@ -1,0 +1,199 @@
+"""The pytest side of the spec: its options, clauses on tests, verdicts, expectations.
+
+Loaded by pyproject.toml's addopts (-p spec.plugin). Tests use from here:
+
+- precondition(reason): this target cannot show the promise;
+- record_evidence(request, title, text): something seen, or a function that looks when needed;
+- describe(config, implementation=..., target=...): what is being tested, and where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from spec import expectations
+from spec.clauses import FOLDER, PAGES, PageError, clauses
+from spec.recorder import About, Recorder
+from spec.results import Evidence, Outcome, clean
+
+PRECONDITION = "precondition: "
+Text = str | Callable[[], str]
+_EVIDENCE = pytest.StashKey[list[tuple[str, Text]]]()
+_ABOUT = pytest.StashKey[About]()
+_EXPECTED = pytest.StashKey[expectations.Expectations]()
+
+
+def precondition(reason: str) -> NoReturn:
+    """End the test: its promise cannot be shown on this target, for this reason."""
+    pytest.skip(PRECONDITION + reason)
+
+
+def record_evidence(request: pytest.FixtureRequest, title: str, text: Text) -> None:
+    """Attach something to the test's report.
+
+    A function is called only if the test fails, and at once then, with its subhost still there:
+    the place for logs, mounts and links.
+    """
+    request.node.stash.setdefault(_EVIDENCE, []).append((title, text))
+
+
+def describe(
+    config: pytest.Config, *, implementation: Mapping[str, str], target: Mapping[str, str]
+) -> None:
+    """Say what is tested (name, version, source) and where (name, system, kernel, machine).
+
+    Call it before the first test: the name and version choose the file of expectations.
+    """
+    config.stash[_ABOUT].update(implementation=dict(implementation), target=dict(target))
+    config.stash[_EXPECTED] = expectations.known(
+        implementation, config.getoption("--expectations")
+    )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of the spec."""
+    group = parser.getgroup("spec", "the executable spec of overlay-boot(8)")
+    group.addoption("--target", default="here", help="where the subhosts run: here, host, ssh://…")
+    group.addoption("--implementation", metavar="DIR", help="folder of the commands to test")
+    group.addoption("--deb", metavar="FILE", help="Debian package of the commands to test")
+    group.addoption("--page", choices=PAGES, default="ours", help="whose promises are in force")
+    group.addoption("--results", metavar="FILE", type=Path, help="where to write results.json")
+    group.addoption("--expectations", metavar="FILE", type=Path, help="known failures (TOML)")
+    group.addoption(
+        "--allow-preconditions",
+        action="store_true",
+        help="succeed even where this target could not show a promise",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the books of this run; with xdist only the controller's are kept."""
+    config.addinivalue_line("markers", "clause(*ids): the promises of the man pages it checks")
+    about = config.stash.setdefault(_ABOUT, {})
+    try:
+        config.stash[_EXPECTED] = expectations.known({}, config.getoption("--expectations"))
+    except PageError as error:
+        raise pytest.UsageError(str(error)) from None
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Recorder(config, about), "spec-recorder")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand on to xdist's controller what was tested, and where."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["spec"] = session.config.stash[_ABOUT]
+
+
+def ids_of(node: pytest.Item) -> list[str]:
+    """The clauses that a test names, in its own order."""
+    return [str(name) for mark in node.iter_markers("clause") for name in mark.args]
+
+
+def promise_of(item: pytest.Item) -> str:
+    """The promise that a test checks: its docstring on one line."""
+    return " ".join((getattr(item, "function", item).__doc__ or "").split())
+
+
+def _ours(item: pytest.Item) -> bool:
+    return FOLDER in item.path.parents or bool(ids_of(item))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Refuse a test that names an unknown clause, or does not state its promise."""
+    test = metafunc.definition
+    if unknown := [name for name in ids_of(test) if name not in clauses()]:
+        raise pytest.Collector.CollectError(
+            f"{test.nodeid}: no man page has the clause {', '.join(unknown)}"
+        )
+    if _ours(test) and not promise_of(test):
+        raise pytest.Collector.CollectError(
+            f"{test.nodeid}: no docstring: say which promise it checks"
+        )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of which no clause is in force."""
+    page = config.getoption("--page")
+    out = [
+        item
+        for item in items
+        if (ids := ids_of(item)) and not any(page in clauses()[name].pages for name in ids)
+    ]
+    if out:
+        items[:] = [item for item in items if item not in out]
+        config.hook.pytest_deselected(items=out)
+
+
+def _verdict(report: pytest.TestReport, error: BaseException | None) -> str:
+    if report.passed:
+        return "pass"
+    if report.skipped:
+        return "precondition" if str(error).startswith(PRECONDITION) else "skip"
+    return "fail" if isinstance(error, (AssertionError, pytest.fail.Exception)) else "error"
+
+
+def _reason(error: BaseException | None) -> str | None:
+    if error is None:
+        return None
+    return clean(str(error).removeprefix(PRECONDITION).strip().partition("\n")[0] or repr(error))
+
+
+def _gather(item: pytest.Item, failed: bool) -> list[Evidence]:
+    found: list[Evidence] = []
+    for title, text in item.stash.get(_EVIDENCE, []):
+        if callable(text):
+            if not failed:
+                continue
+            try:
+                text = text()
+            except Exception as error:  # noqa: BLE001  # the failure itself matters more
+                text = f"cannot be had: {error!r}"
+        found.append({"title": title, "text": clean(text)})
+    return found
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, Any, None]:
+    """Add to the report what the spec knows: promise, verdict, evidence, expectation."""
+    outcome = yield
+    if not _ours(item):
+        return
+    report: pytest.TestReport = outcome.get_result()
+    error = call.excinfo.value if call.excinfo else None
+    verdict = _verdict(report, error)
+    name = item.nodeid.removeprefix(f"{FOLDER.name}/")
+    expected = None
+    if verdict in ("fail", "pass"):
+        expected = item.config.stash[_EXPECTED].reason(name, ids_of(item))
+    found: Outcome = {
+        "id": name,
+        "promise": promise_of(item),
+        "clauses": ids_of(item),
+        "verdict": verdict,
+        "seconds": round(report.duration, 3),
+        "reason": _reason(error),
+        "details": clean(report.longreprtext) if report.failed else None,
+        "evidence": _gather(item, verdict in ("fail", "error")),
+        "expected": expected,
+    }
+    report.spec = found  # type: ignore[attr-defined]  # xdist carries it to the controller
+    if report.failed:
+        for clause in (clauses()[name] for name in ids_of(item)):
+            report.sections.append((f"promised: {clause.id}, {clause.place}", clause.sentence))
+        report.sections += [(seen["title"], seen["text"]) for seen in found["evidence"]]
+    if expected and (verdict == "fail" or report.when == "call"):
+        report.wasxfail = expected  # as pytest's own xfail does
+        report.outcome = "skipped" if verdict == "fail" else "passed"
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """Show preconditions apart from other skips."""
+    if getattr(report, "spec", {}).get("verdict") == "precondition":
+        return "precondition", "P", "PRECONDITION"
+    return None

@@ -1,0 +1,115 @@
+"""Puts all tests together: results.json, the terminal's summary, the exit status."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spec import results
+from spec.clauses import FOLDER
+from spec.expectations import known
+from spec.results import Outcome, Results
+
+About = dict[str, dict[str, str]]
+
+
+def merge(whole: Outcome, part: Outcome) -> None:
+    """Add a later phase of a test (setup, call, teardown) to what is known of it."""
+    whole["seconds"] = round(whole["seconds"] + part["seconds"], 3)
+    whole["evidence"] += [seen for seen in part["evidence"] if seen not in whole["evidence"]]
+    if results.VERDICTS.index(part["verdict"]) < results.VERDICTS.index(whole["verdict"]):
+        whole["verdict"] = part["verdict"]
+        whole["reason"] = part["reason"]
+        whole["details"] = part["details"]
+        whole["expected"] = part["expected"]
+
+
+def selection(session: pytest.Session) -> str | None:
+    """What restricts a run to some of the spec's tests; None for all of them."""
+    config = session.config
+    words = [f"-k {config.option.keyword}"] if config.option.keyword else []
+    words += [f"-m {config.option.markexpr}"] if config.option.markexpr else []
+    paths = [config.invocation_params.dir / word for word in config.args]
+    if FOLDER.resolve() not in [path.resolve() for path in paths]:
+        words += config.args
+    if (
+        session.shouldstop
+        or session.shouldfail
+        or session.exitstatus == pytest.ExitCode.INTERRUPTED
+    ):
+        words.append("stopped early")
+    return " ".join(words) or None
+
+
+class Recorder:
+    """The plugin object of the process that prints: the only one, or xdist's controller."""
+
+    def __init__(self, config: pytest.Config, about: About) -> None:
+        self.config = config
+        self.about = about
+        self.tests: dict[str, Outcome] = {}
+        self.started = time.time()
+        self.trouble: list[str] = []
+        self.results: Results | None = None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take in one phase of one test."""
+        part: Outcome | None = getattr(report, "spec", None)
+        if part is None:
+            return
+        if part["id"] in self.tests:
+            merge(self.tests[part["id"]], part)
+        else:
+            self.tests[part["id"]] = part
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """Learn from a worker of xdist what was tested, and where."""
+        self.about.update(getattr(node, "workeroutput", {}).get("spec", {}))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Judge the clauses, write the results, and let them decide the exit status."""
+        if not self.tests:
+            return
+        page = self.config.getoption("--page")
+        about = self.about.get("implementation", {})
+        expected = known(about, self.config.getoption("--expectations"))
+        tests = sorted(self.tests.values(), key=lambda test: test["id"])
+        self.results = {
+            "schema": results.SCHEMA,
+            "page": page,
+            "implementation": about,
+            "target": self.about.get("target", {}),
+            "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.time() - self.started, 1),
+            "selection": selection(session),
+            "clauses": results.judge(tests, page, expected),
+            "tests": tests,
+        }
+        path: Path | None = self.config.getoption("--results")
+        if path:
+            results.save(self.results, path)
+        allowed = self.config.getoption("--allow-preconditions")
+        self.trouble = results.trouble(self.results, allow_preconditions=allowed)
+        if self.trouble and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the verdicts by section of the man pages, and what is not as it should be."""
+        if self.results is None:
+            return
+        from spec.report import summary
+
+        terminalreporter.section("man pages")
+        for line in summary(self.results):
+            terminalreporter.line(line)
+        for line in self.trouble:
+            terminalreporter.line(line, red=True)
+        for name in results.surprises(self.results):
+            terminalreporter.line(f"unexpected pass: {name}", yellow=True)

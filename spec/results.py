@@ -1,0 +1,239 @@
+"""What a run found: results.json (see spec/results.schema.json), and what follows from it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TypedDict, cast
+
+from spec.clauses import NEEDS_TEST, clauses
+from spec.expectations import Expectations
+
+SCHEMA = 1
+LIMIT = 64 * 1024
+SHOWN = {
+    "error": "!",
+    "fail": "✗",
+    "expected": "≈",
+    "precondition": "?",
+    "skip": "»",
+    "untested": "○",
+    "pass": "✓",
+    "unpromised": "–",
+}
+"""The verdicts as reports show them, worst first, each with its sign."""
+VERDICTS = ("error", "fail", "precondition", "skip", "pass", "untested")
+"""Worst first. error: the harness broke. precondition: this target cannot show the promise."""
+
+
+class Evidence(TypedDict):
+    """Something seen during a test: a title, and text as it was."""
+
+    title: str
+    text: str
+
+
+class Outcome(TypedDict):
+    """One test: the promise that its docstring states, and what came of it."""
+
+    id: str
+    promise: str
+    clauses: list[str]
+    verdict: str
+    seconds: float
+    reason: str | None
+    """Why it was skipped, or in one line why it failed."""
+    details: str | None
+    evidence: list[Evidence]
+    expected: str | None
+    """Why this failure was known before."""
+
+
+class Judgement(TypedDict):
+    """One clause with the verdict that its tests add up to."""
+
+    id: str
+    page: str
+    section: str
+    topic: str
+    level: str
+    since: str
+    sentence: str
+    decisions: list[str]
+    in_force: bool
+    verdict: str
+    expected: str | None
+    surprise: bool
+    """It passes although it is known to fail."""
+    untested: str | None
+    tests: list[str]
+
+
+class Results(TypedDict):
+    """One run."""
+
+    schema: int
+    page: str
+    implementation: dict[str, str]
+    target: dict[str, str]
+    started: str
+    seconds: float
+    selection: str | None
+    """What restricted the run to some of the tests; None for all."""
+    clauses: list[Judgement]
+    tests: list[Outcome]
+
+
+class ResultsError(Exception):
+    """A file that is no results.json of this schema."""
+
+
+def clean(text: str) -> str:
+    """Text as reports can hold it: no control characters, no broken UTF-8, the end of much."""
+    if len(text) > LIMIT:
+        text = f"[{len(text) - LIMIT} characters left out]\n{text[-LIMIT:]}"
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", "\ufffd", text.replace("\r\n", "\n"))
+
+
+def worst(verdicts: Iterable[str]) -> str:
+    """The verdict of several together: pass only if all passed, untested if there is none."""
+    return min(verdicts, key=VERDICTS.index, default="untested")
+
+
+def judge(
+    tests: list[Outcome], page: str, expectations: Expectations | None = None
+) -> list[Judgement]:
+    """The verdict on every clause, in the order of the pages."""
+    known = (expectations or Expectations()).clauses
+    by_clause: dict[str, list[Outcome]] = {}
+    for test in tests:
+        for name in test["clauses"]:
+            by_clause.setdefault(name, []).append(test)
+    found: list[Judgement] = []
+    for clause in clauses().values():
+        mine = by_clause.get(clause.id, [])
+        failed = [test for test in mine if test["verdict"] in ("fail", "error")]
+        excused = [test["expected"] for test in failed]
+        verdict = worst(test["verdict"] for test in mine)
+        found.append(
+            {
+                "id": clause.id,
+                "page": clause.page,
+                "section": clause.section,
+                "topic": clause.topic,
+                "level": clause.level,
+                "since": clause.since,
+                "sentence": clause.sentence,
+                "decisions": list(clause.decisions),
+                "in_force": page in clause.pages,
+                "verdict": verdict,
+                "expected": excused[0] if excused and all(excused) else None,
+                "surprise": clause.id in known and verdict == "pass",
+                "untested": clause.untested,
+                "tests": [test["id"] for test in mine],
+            }
+        )
+    return found
+
+
+def align(results: Results) -> dict[str, Judgement]:
+    """A run's verdicts for every clause of the pages as they are now; new ones are untested."""
+    judged = judge([], results["page"]) + results["clauses"]
+    return {clause["id"]: clause for clause in judged if clause["id"] in clauses()}
+
+
+def trouble(results: Results, *, allow_preconditions: bool = False) -> list[str]:
+    """Why the run is not a success, one line each, the worst first.
+
+    Preconditions and skips are no success either, unless they are allowed.
+    """
+    fine = {"pass", "precondition", "skip"} if allow_preconditions else {"pass"}
+    lines: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
+    for test in results["tests"]:
+        if not test["clauses"] and test["verdict"] in ("fail", "error") and not test["expected"]:
+            lines[test["verdict"]].append(f"{test['id']}: {test['reason']}")
+    for clause in results["clauses"]:
+        verdict = clause["verdict"]
+        if not clause["in_force"] or verdict in fine or clause["expected"]:
+            continue
+        if verdict != "untested":
+            why = reasons(results, clause) or [clause["sentence"]]
+            lines[verdict].append(f"{clause['id']}: {why[0]}")
+        elif not (clause["untested"] or results["selection"] or clause["level"] not in NEEDS_TEST):
+            lines[verdict].append(clause["id"])
+    if lines["untested"]:
+        lines["untested"] = [", ".join(lines["untested"])]
+    return [f"{verdict} {line}" for verdict, found in lines.items() for line in found]
+
+
+def surprises(results: Results) -> list[str]:
+    """Clauses and tests that pass although they are known to fail."""
+    found = [clause["id"] for clause in results["clauses"] if clause["surprise"]]
+    ids = {name for clause in results["clauses"] if clause["surprise"] for name in clause["tests"]}
+    return found + [
+        test["id"]
+        for test in results["tests"]
+        if test["expected"] and test["verdict"] == "pass" and test["id"] not in ids
+    ]
+
+
+def shown(clause: Judgement) -> str:
+    """The verdict as reports show it: known failures and clauses not in force stand apart."""
+    if not clause["in_force"]:
+        return "unpromised"
+    return "expected" if clause["expected"] else clause["verdict"]
+
+
+def count(found: Iterable[Judgement]) -> dict[str, int]:
+    """How many of the clauses in force have each verdict, as shown."""
+    return dict(Counter(shown(clause) for clause in found if clause["in_force"]))
+
+
+def reasons(results: Results, clause: Judgement) -> list[str]:
+    """Why a clause did not pass, as its tests say."""
+    found = [test["reason"] for test in results["tests"] if test["id"] in clause["tests"]]
+    return [reason for reason in found if reason]
+
+
+def by_section(results: Results) -> dict[tuple[str, str], list[Judgement]]:
+    """The clauses by page and section, in the pages' order."""
+    found: dict[tuple[str, str], list[Judgement]] = {}
+    for clause in results["clauses"]:
+        found.setdefault((clause["page"], clause["section"]), []).append(clause)
+    return found
+
+
+def label(results: Results) -> str:
+    """The implementation's name and version, for headings."""
+    about = results["implementation"]
+    return " ".join(filter(None, (about.get("name", "unknown"), about.get("version", ""))))
+
+
+def place(results: Results) -> str:
+    """The target in a few words."""
+    target: Mapping[str, str] = results["target"]
+    words = (target.get(key, "") for key in ("system", "kernel", "name"))
+    return ", ".join(filter(None, words)) or "unknown target"
+
+
+def load(path: Path) -> Results:
+    """Read a results file. Raises ResultsError in one line."""
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path}: cannot be read as results: {error}") from None
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise ResultsError(f"{path}: not results of schema {SCHEMA}: make them anew with spec run")
+    return cast(Results, data)
+
+
+def save(results: Results, path: Path) -> None:
+    """Write a results file, whole or not at all."""
+    fresh = path.with_name(path.name + ".new")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    fresh.replace(path)

@@ -1,0 +1,273 @@
+"""Where subhosts run: a sandbox on this machine, this machine as it is, any machine, a virtual one.
+
+A target runs commands as root, each with a time limit, and carries small files. `here` is a
+throw-away set of mount, network, pid, ipc and uts namespaces with a /run, /tmp, /opt and
+/etc/network of its own: whatever a test leaves there dies with it, also when the tests are killed.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class TargetError(Exception):
+    """The target itself broke, or cannot be had: no verdict on what was to run there."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command did on the target."""
+
+    command: str
+    status: int
+    out: str
+    err: str
+
+    def __str__(self) -> str:
+        return f"$ {self.command}\n{self.out}{self.err}(status {self.status})"
+
+
+class Target(ABC):
+    """A place where subhosts run."""
+
+    name = ""
+    disposable = False  # whether each test has it for itself
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+    @abstractmethod
+    def argv(self, command: str) -> list[str]:
+        """The command of this machine that runs a shell command on the target."""
+
+    def run(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
+        """Run a shell command as root; status 124 where it was still running at the limit."""
+        whole = f"export PATH={shlex.quote(self.path)}\n{command}"
+        with subprocess.Popen(
+            self.argv(whole),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        ) as process:
+            try:
+                out, err = process.communicate(input.encode(), timeout)
+                status = process.returncode
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                out, err = process.communicate()
+                status = 124
+        return Result(command, status, out.decode(errors="replace"), err.decode(errors="replace"))
+
+    def succeed(self, command: str, *, timeout: float = 30, input: str = "") -> str:
+        """The output of a command that the harness itself needs; TargetError if it fails."""
+        done = self.run(command, timeout=timeout, input=input)
+        if done.status:
+            raise TargetError(str(done))
+        return done.out
+
+    def put(self, path: str, text: str | bytes, mode: int = 0o644) -> None:
+        """Write a file, its folder made if it is missing."""
+        data = text.encode() if isinstance(text, str) else text
+        where = shlex.quote(path)
+        self.succeed(
+            f'mkdir -p "$(dirname {where})" && rm -f {where} && base64 -d > {where} '
+            f"&& chmod {mode:o} {where}",
+            input=base64.b64encode(data).decode(),
+        )
+
+    def read(self, path: str) -> str:
+        """A file's text; empty if it is not there."""
+        return self.run(f"cat {shlex.quote(path)}").out
+
+    def exists(self, path: str) -> bool:
+        """Whether something is at path, a dangling link included."""
+        where = shlex.quote(path)
+        return self.run(f"[ -e {where} ] || [ -L {where} ]").status == 0
+
+    def wait_limit(self, seconds: float) -> float:
+        """How long to wait on this target for what takes so many seconds on a plain machine."""
+        return seconds
+
+    def freeze(self) -> None:  # noqa: B027
+        """What is there now is what every test starts from."""
+
+    @contextmanager
+    def fresh(self) -> Iterator[None]:
+        """One test's time on the target."""
+        yield
+
+    def close(self) -> None:  # noqa: B027  most have nothing to take down
+        """Take the target down."""
+
+
+class Host(Target):
+    """This machine as it is: for machines made to be thrown away."""
+
+    name = "host"
+
+    def argv(self, command: str) -> list[str]:
+        return ["/bin/sh", "-c", command]
+
+
+class Ssh(Target):
+    """Any machine that root can log in to, over one shared connection."""
+
+    def __init__(self, url: str) -> None:
+        self.name = url
+        place, _, port = url.removeprefix("ssh://").partition(":")
+        self.folder = tempfile.mkdtemp(prefix="spec-ssh-")
+        self.ssh = ["ssh", "-o", "BatchMode=yes", "-o", "ControlMaster=auto"]
+        self.ssh += ["-o", f"ControlPath={self.folder}/socket", "-o", "ControlPersist=60"]
+        self.ssh += ["-p", port or "22", place]
+
+    def argv(self, command: str) -> list[str]:
+        return [*self.ssh, "sh", "-c", shlex.quote(command)]
+
+    def close(self) -> None:
+        subprocess.run(
+            [*self.ssh[:-1], "-O", "exit", self.ssh[-1]], check=False, stderr=subprocess.DEVNULL
+        )
+        os.rmdir(self.folder)
+
+
+OWN = ("/run", "/tmp", "/opt")  # what the sandbox has of its own
+SANDBOX = r"""
+set -e
+mount --make-rprivate /
+umount -l /sys/fs/cgroup 2>/dev/null || :
+mount -t sysfs sysfs /sys  # of this network namespace, and with no cgroups in it
+for place in {own}; do
+    mount -t tmpfs -o mode=1777 spec /mnt
+    for kept in {kept}; do
+        case $kept in "$place"/*)
+            mkdir -p "/mnt${{kept#$place}}"
+            mount --rbind "$kept" "/mnt${{kept#$place}}"
+        esac
+    done
+    mount --rbind /mnt "$place"
+    umount -l /mnt
+done
+mount -t tmpfs spec /mnt
+[ ! -d /etc/network ] || cp -a /etc/network/. /mnt/
+printf 'auto lo\niface lo inet loopback\n' > /mnt/interfaces
+mkdir -p /etc/network /run/network /run/lock /opt/subhost
+mount --bind /mnt /etc/network
+umount /mnt
+ip link set lo up
+echo ready
+sleep infinity &
+while :; do wait; done  # reaps orphans
+"""
+
+
+class Here(Target):
+    """The sandbox on this machine. Needs root and kept, the folders that stay visible in it."""
+
+    name = "here"
+
+    def __init__(self, kept: list[Path]) -> None:
+        if os.geteuid() != 0:
+            raise TargetError("the target here makes namespaces: run the spec as root")
+        script = SANDBOX.format(own=" ".join(OWN), kept=shlex.join(map(str, kept)))
+        # It ends with this process, however that ends.
+        command = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--net",
+            "--ipc",
+            "--uts",
+        ]
+        command += ["--pid", "--fork", "--kill-child=KILL", "--mount-proc", "sh", "-c", script]
+        self.sandbox = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self.sandbox.stdout
+        said = self.sandbox.stdout.readline()
+        if said != "ready\n":
+            said += self.sandbox.stdout.read()
+            raise TargetError(f"the sandbox cannot be made: {' '.join(said.split())}")
+        children = Path(f"/proc/{self.sandbox.pid}/task/{self.sandbox.pid}/children")
+        self.enter = ["nsenter", "--target", children.read_text().split()[0]]
+        self.enter += ["--mount", "--net", "--ipc", "--uts", "--pid", "--wd=/"]
+
+    def argv(self, command: str) -> list[str]:
+        return [*self.enter, "/bin/sh", "-c", command]
+
+    def close(self) -> None:
+        self.sandbox.kill()
+        self.sandbox.communicate()
+
+
+class Virtual(Target):
+    """A disposable virtual machine: vm://SUITE[?provider=qemu&flavour=mta]. Once it is `frozen`,
+    each `fresh` one is restored from that state."""
+
+    disposable = True
+
+    def __init__(self, url: str) -> None:
+        import vm
+
+        self.name = url
+        try:
+            self.machine = self.first = vm.from_url(url)
+        except vm.MachineError as error:
+            raise TargetError(str(error)) from error
+        self.pool: vm.Pool | None = None
+
+    def argv(self, command: str) -> list[str]:
+        raise NotImplementedError("commands go over the machine's own channel")
+
+    def run(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
+        from vm import CommandTimeout
+
+        whole = f"export PATH={shlex.quote(self.path)}\n{command}"
+        status = None
+        try:  # emulation is slow, and a limit is there to end what hangs
+            done = self.machine.run(whole, timeout=3 * timeout, input=input.encode())
+        except CommandTimeout as late:
+            done, status = late.result, 124
+        out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
+        return Result(command, done.status if status is None else status, out, err)
+
+    def wait_limit(self, seconds: float) -> float:
+        return 4 * seconds
+
+    def install(self, what: Path) -> None:
+        """Install a .deb, or lay a folder over the root."""
+        import vm
+
+        vm.install(self.first, what)
+
+    def freeze(self) -> None:
+        import vm
+
+        self.first.snapshot("installed")
+        self.pool = vm.Pool(self.first, "installed")
+
+    @contextmanager
+    def fresh(self) -> Iterator[None]:
+        assert self.pool
+        with self.pool.take() as machine:
+            self.machine = machine
+            yield
+
+    def close(self) -> None:
+        if self.pool:
+            self.pool.close()
+        self.first.close()

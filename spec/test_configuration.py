@@ -1,0 +1,342 @@
+"""CONFIGURATION FILE and the variables that say where things are."""
+
+from __future__ import annotations
+
+import pytest
+
+from spec.clauses import clause
+from spec.subhost import TINY, Subhost
+
+
+@clause("boot-conf", "base", "conf-assignment", "conf-trim")
+def test_one_file_says_it_all(subhost: Subhost) -> None:
+    """A text file of assignments, their values trimmed, starts a subhost."""
+    subhost.write(f"BASE=  . \nLOWER= \t{TINY}  \nSTART=none\nLOG={subhost.log}", bare=True)
+    subhost.start()
+    assert subhost.up()
+
+
+@clause("boot-conf-canonical")
+def test_the_canonical_path_works_for_boot_and_stop(subhost: Subhost) -> None:
+    """overlay-boot and overlay-stop take the absolute, canonical path of the file."""
+    subhost.boot()
+    subhost.run(f"overlay-stop {subhost.conf}")
+    assert subhost.wait(f"! pid1 {subhost.name}")
+
+
+@clause("boot-conf-any-path", "conf-relative-base", "conf-relative")
+@pytest.mark.parametrize(
+    ("folder", "path"),
+    [("{0}", "{1}.conf"), ("{0}/root", "../{1}.conf"), ("/", ".{0}/./{1}.conf")],
+)
+def test_any_path_works_from_any_folder(subhost: Subhost, folder: str, path: str) -> None:
+    """Relative paths in the file start from its folder, however the file is named."""
+    subhost.write()
+    here, file = (text.format(subhost.folder, subhost.name) for text in (folder, path))
+    done = subhost.run(f"cd {here} && overlay-boot {file} < /dev/null")
+    assert done.status == 0, done
+    assert subhost.up()
+    subhost.inside("echo mine > /mine")
+    assert subhost.target.read(f"{subhost.folder}/root/mine") == "mine\n"
+
+
+@clause("conf-comments")
+def test_comments_and_blank_lines_are_silent(subhost: Subhost) -> None:
+    """Lines that begin with # and blank lines are ignored in silence."""
+    done = subhost.start("# a comment\n\n   \n#BASE=/nowhere")
+    assert done.status == 0 and done.err == "", done
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        pytest.param("LOWR= /x", "LOWER", marks=clause("conf-unknown")),
+        pytest.param("something else", "", marks=clause("conf-unknown")),
+        pytest.param(" UPPER= /x", "UPPER", marks=clause("conf-indented")),
+    ],
+)
+def test_other_lines_draw_one_warning(subhost: Subhost, line: str, hint: str) -> None:
+    """A line that is no assignment is ignored with one warning that names file and line."""
+    done = subhost.start(line)
+    assert done.status == 0, done
+    assert done.err.count("\n") == 1 and f"{subhost.conf}:5:" in done.err and hint in done.err
+
+
+@clause("conf-first-wins")
+def test_the_first_assignment_counts(subhost: Subhost) -> None:
+    """Of two assignments of a variable the first counts, with a warning."""
+    done = subhost.start("RAM_SIZE= 3M\nRAM_SIZE= 5M")
+    assert done.status == 0 and f"{subhost.conf}:6:" in done.err, done
+    assert "size=3072k" in subhost.inside("grep ' /run ' /proc/mounts")
+
+
+ODD = "up,per:1 \\ $HOME 'x' \"y\" ; é"
+
+
+@clause("conf-plain-values", "conf-odd-paths")
+def test_paths_with_odd_characters_work(subhost: Subhost) -> None:
+    """Values know no shell syntax, and paths of all characters reach the overlay mount whole."""
+    names = {key: f"{key.lower()} {ODD}" for key in ("UPPER", "WORK", "LIVE", "LOWER")}
+    for name in names.values():
+        subhost.put(f"{name}/.made", "")
+    quoted = f"{subhost.folder}/{names['LOWER']}"
+    subhost.target.succeed(f'cp -a {TINY}/. "$(cat)"', input=quoted)
+    subhost.boot("\n".join(f"{key}= {name}" for key, name in names.items()))
+    subhost.inside("echo mine > /mine")
+    assert subhost.target.succeed(
+        'cat "$(cat)"', input=f"{subhost.folder}/{names['UPPER']}/mine"
+    ) == ("mine\n")
+
+
+@clause("conf-words")
+def test_commands_split_at_white_space(subhost: Subhost) -> None:
+    """The words of a hook's command line are its arguments, whatever the white space."""
+    subhost.put("hook", f'#!/bin/sh\necho "$#:$1:$2" > {subhost.folder}/said\n')
+    subhost.boot(f"PREMOUNT= {subhost.folder}/hook  a;b\t$c ")
+    assert subhost.target.read(f"{subhost.folder}/said") == "3:a;b:$c\n"
+
+
+@clause("bang")
+def test_a_value_can_be_the_output_of_a_command(subhost: Subhost) -> None:
+    """What a command after ! prints is the value."""
+    subhost.boot("RAM_SIZE=!echo 3M")
+    assert "size=3072k" in subhost.inside("grep ' /run ' /proc/mounts")
+
+
+@clause("bang-main-host")
+def test_the_command_runs_on_the_main_host(subhost: Subhost) -> None:
+    """A ! command sees the main host's files and no others."""
+    subhost.put("size", "3M\n", 0o644)
+    subhost.boot(f"RAM_SIZE=!cat {subhost.folder}/size")
+    assert "size=3072k" in subhost.inside("grep ' /run ' /proc/mounts")
+
+
+@clause("bang-shell", "bang-environment", "bang-folder", "bang-first-line")
+def test_how_the_command_runs(subhost: Subhost) -> None:
+    """It is the shell's, in BASE, with CONFIG and ACTION set; its first line, trimmed, counts."""
+    subhost.boot('RAM_SIZE=! echo "$PWD $CONFIG $ACTION" > said; echo "  3M "; echo 5M')
+    assert "size=3072k" in subhost.inside("grep ' /run ' /proc/mounts")
+    said = subhost.target.read(f"{subhost.folder}/said").split()
+    assert said == [subhost.folder, subhost.conf, "overlay-boot"]
+
+
+@clause("bang-folder")
+def test_the_command_for_base_runs_in_the_files_folder(subhost: Subhost) -> None:
+    """BASE's own command runs in the folder of the configuration file."""
+    subhost.boot("BASE=!pwd")
+    assert subhost.inside("echo mine > /mine") == ""
+    assert subhost.target.read(f"{subhost.folder}/root/mine") == "mine\n"
+
+
+@clause("bang-once", "stop-recorded")
+def test_the_command_runs_once_in_a_boot_and_never_again(subhost: Subhost) -> None:
+    """overlay-go and overlay-stop use what the boot recorded."""
+    subhost.boot("RAM_SIZE=!echo ran >> ran; echo 3M")
+    subhost.inside("true")
+    subhost.stop()
+    assert subhost.target.read(f"{subhost.folder}/ran") == "ran\n"
+
+
+@clause("bang-fails")
+@pytest.mark.parametrize(("command", "status"), [("echo 3M; exit 7", "7"), ("true", "0")])
+def test_a_command_without_a_value_is_an_error(
+    subhost: Subhost, command: str, status: str
+) -> None:
+    """A command that fails or prints nothing is an error with variable, command and status."""
+    done = subhost.start(f"RAM_SIZE=!{command}")
+    assert done.status == 2, done
+    assert all(word in done.err for word in ("RAM_SIZE", command, f"status {status}"))
+    assert not subhost.pid1()
+
+
+@clause("error-base")
+def test_base_is_required(subhost: Subhost) -> None:
+    """A configuration without BASE starts nothing."""
+    subhost.start(f"LOWER= {TINY}\nSTART= none\nBASE= ")
+    assert not subhost.up(2)
+
+
+@clause("error-directories")
+@pytest.mark.parametrize("variable", ["BASE", "LIVE", "UPPER", "LOWER", "WORK"])
+def test_missing_directories_start_nothing(subhost: Subhost, variable: str) -> None:
+    """Nothing is started where a directory of the configuration is missing."""
+    subhost.start(f"{variable}= {subhost.folder}/nowhere")
+    assert not subhost.up(2)
+
+
+@clause("error-work-nested")
+def test_work_inside_upper_starts_nothing(subhost: Subhost) -> None:
+    """WORK must lie outside of UPPER."""
+    subhost.put("root/work/.made", "")
+    subhost.start(f"WORK= {subhost.folder}/root/work")
+    assert not subhost.up(2)
+
+
+@clause("error-work-mount")
+def test_work_on_another_mount_starts_nothing(subhost: Subhost) -> None:
+    """WORK must be on UPPER's mount."""
+    subhost.target.succeed(f"mount -t tmpfs spec {subhost.folder}/work")
+    subhost.start()
+    assert not subhost.up(2)
+
+
+@clause("error-format", "error-all", "error-untouched", "status-2")
+def test_all_mistakes_are_reported_before_anything_is_touched(subhost: Subhost) -> None:
+    """Every mistake is a line of its own with file and line; status 2, and nothing was made."""
+    before = subhost.target.run(f"ls -AR {subhost.folder}/root").out
+    done = subhost.start(
+        "RAM_SIZE= much\nLIVE= nowhere\nCABLES= what\nUPPER=!touch touched; echo root"
+    )
+    assert done.status == 2, done
+    lines = done.err.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [f"{subhost.conf}:{n}" for n in (5, 6, 7)]
+    assert subhost.target.run(f"ls -AR {subhost.folder}/root").out == before
+    assert not subhost.target.exists(f"{subhost.folder}/touched")
+    assert not subhost.target.exists(f"/run/netns/{subhost.name}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("CABLES= x", "'x'", marks=clause("error-cables")),
+        pytest.param("CABLES= =12:34", "MAC", marks=clause("error-cables")),
+        pytest.param("CABLES= = =.x", "tag", marks=clause("error-cables")),
+        pytest.param("RAM_SIZE= 12Q", "RAM_SIZE", marks=clause("error-ram-size")),
+        pytest.param("PREMOUNT= /etc/passwd", "PREMOUNT", marks=clause("error-program")),
+        pytest.param("POSTMOUNT= nothing", "POSTMOUNT", marks=clause("error-program")),
+        pytest.param("INIT= /nothing", "INIT", marks=clause("error-program")),
+        pytest.param("NAME= far_too_long_a_name", "NAME", marks=clause("name-refused")),
+        pytest.param("NAME= a b", "NAME", marks=clause("name-refused")),
+        pytest.param("NAME= a/b", "NAME", marks=clause("name-refused")),
+        pytest.param("NAME= ä", "NAME", marks=clause("name-refused")),
+        pytest.param("NAME= -a", "NAME", marks=clause("name-refused")),
+        pytest.param("NAME= .a", "NAME", marks=clause("name-refused")),
+        pytest.param("CABLES= = =.4095", "4095", marks=clause("vlan-reserved")),
+        pytest.param("CABLES= =.302", "no cable", marks=clause("vlan-first")),
+        pytest.param("NAME= twelve_chars\nCABLES= = =.30", "15", marks=clause("cables-long-name")),
+        pytest.param("SHARE= some/where", "absolute", marks=clause("share-absolute")),
+    ],
+)
+def test_a_mistake_is_refused_in_one_line(subhost: Subhost, text: str, said: str) -> None:
+    """A mistake is one line that says where and what, with status 2."""
+    done = subhost.start(text)
+    assert done.status == 2 and done.err.count("\n") == 1, done
+    assert done.err.startswith(f"{subhost.conf}:") and said in done.err
+
+
+@clause("error-upper-overlay")
+def test_upper_on_an_overlay_is_refused(subhost: Subhost) -> None:
+    """UPPER on an overlay is refused, before any mount, with the reason."""
+    subhost.put("o/u/.made", "")
+    subhost.put("o/w/.made", "")
+    subhost.target.succeed(
+        f"cd {subhost.folder} && mount -t overlay -o lowerdir={TINY},upperdir=o/u,workdir=o/w o root"
+        " && mkdir root/up root/wk"
+    )
+    done = subhost.start("UPPER= root/up\nWORK= root/wk")
+    assert done.status == 2 and "overlay itself" in done.err, done
+
+
+@clause("error-unreadable")
+@pytest.mark.parametrize("content", [b"BASE=.\nUPPER=\xff\n", None])
+def test_an_unreadable_file_is_refused(subhost: Subhost, content: bytes | None) -> None:
+    """A file that is not there or not UTF-8 is refused in one line with status 2."""
+    if content:
+        subhost.target.put(subhost.conf, content)
+    done = subhost.start()
+    assert done.status == 2 and done.err.count("\n") == 1 and subhost.conf in done.err, done
+
+
+@clause("error-writable")
+def test_a_file_that_everyone_may_write_is_refused(subhost: Subhost) -> None:
+    """Its commands run as root, so the message says how to mend it."""
+    subhost.write()
+    subhost.run(f"chmod 666 {subhost.conf}")
+    done = subhost.start()
+    assert done.status == 2 and f"chmod o-w {subhost.conf}" in done.err, done
+
+
+@clause("warn-owner")
+def test_a_file_of_another_user_draws_a_warning(subhost: Subhost) -> None:
+    """It is used all the same."""
+    subhost.write()
+    subhost.run(f"chown 4321 {subhost.conf}")
+    done = subhost.start()
+    assert done.status == 0 and "4321" in done.err and done.err.count("\n") == 1, done
+
+
+@clause("name", "name-length", "netns-name", "files-netns")
+def test_a_name_of_twelve_characters_names_the_subhost(subhost: Subhost) -> None:
+    """NAME names the network namespace, for ip netns and as a file, while the subhost runs."""
+    subhost.write(f"NAME= Twelve_{subhost.name[-5:]:>05}"[:18])
+    subhost.name = f"Twelve_{subhost.name[-5:]:>05}"
+    subhost.named.append(subhost.name)
+    subhost.start()
+    assert subhost.up()
+    inside = subhost.run(f"ip netns exec {subhost.name} readlink /proc/self/ns/net").out
+    assert inside == subhost.target.run(f"readlink /proc/{subhost.pid1()}/ns/net").out
+    assert subhost.name in subhost.run("ip netns list").out.split()
+
+
+@clause("name-default")
+def test_the_name_is_the_files_by_default(subhost: Subhost) -> None:
+    """Without NAME the file's name without .conf is it."""
+    subhost.boot()
+    assert subhost.target.exists(f"/run/netns/{subhost.name}")
+
+
+@clause("base-layout", "live-default", "upper-default", "work-default", "live", "work")
+def test_the_typical_layout_needs_no_paths(subhost: Subhost) -> None:
+    """root, work and live beside the file are UPPER, WORK and LIVE by default."""
+    subhost.boot()
+    subhost.inside("echo mine > /mine; rm -r /srv")
+    assert subhost.target.read(f"{subhost.folder}/root/mine") == "mine\n"
+    assert subhost.target.exists(f"{subhost.folder}/work/work")
+
+
+@clause("log", "log-output")
+def test_log_is_the_log(subhost: Subhost) -> None:
+    """What the commands of INIT print is in the file that LOG names."""
+    subhost.put("init", "#!/bin/sh\necho 'echo spoken in the subhost; exec /.reaper'\n")
+    subhost.start(f"INIT= {subhost.folder}/init")
+    assert subhost.wait(f"grep -q '^spoken in the subhost' {subhost.log}")
+
+
+@clause("log-default")
+def test_the_default_log(subhost: Subhost) -> None:
+    """By default it is /tmp/overlay-NAME.log."""
+    subhost.boot("LOG= ")
+    assert subhost.target.exists(f"/tmp/overlay-{subhost.name}.log")
+
+
+@clause("log-default-1-6")
+def test_the_default_log_of_1_6(subhost: Subhost) -> None:
+    """In Debian's version 1.6 it is /tmp/oly-NAME.log by default."""
+    subhost.boot("LOG= ")
+    assert subhost.target.exists(f"/tmp/oly-{subhost.name}.log")
+
+
+@clause("log-append", "log-mode")
+def test_the_log_is_appended_to_with_its_mode(subhost: Subhost) -> None:
+    """An older log's lines stay, and the file is readable for its group only."""
+    subhost.boot()
+    subhost.stop()
+    size = int(subhost.target.run(f"stat -c %s {subhost.log}").out)
+    subhost.boot()
+    assert int(subhost.target.run(f"stat -c %s {subhost.log}").out) > size
+    assert subhost.target.run(f"stat -c %a {subhost.log}").out == "640\n"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        pytest.param("ln -s elsewhere {}", "symbolic link", marks=clause("log-symlink")),
+        pytest.param("touch {0}; chown 4321 {0}", "4321", marks=clause("log-owner")),
+    ],
+)
+def test_a_log_that_is_not_ours_is_an_error(subhost: Subhost, make: str, said: str) -> None:
+    """A log that is a link or another user's is refused, and not written to."""
+    subhost.run(make.format(subhost.log))
+    done = subhost.start("")
+    assert done.status == 1 and said in done.err and not subhost.pid1(), done
+    assert subhost.target.read(subhost.log) == ""

@@ -1,0 +1,192 @@
+"""NETWORKING: cables, bridges, addresses, ifup, VLANs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from spec.clauses import clause
+from spec.subhost import Subhost
+
+
+def link(subhost: Subhost, name: str) -> str:
+    """What ip-link(8) says of an interface of the main host; empty if it is not there."""
+    return subhost.run(f"ip -details link show {name}").out
+
+
+@pytest.fixture
+def bridge(subhost: Subhost) -> Iterator[str]:
+    """A bridge on the target."""
+    name = f"{subhost.name}br"
+    subhost.target.succeed(f"ip link add {name} type bridge && ip link set {name} up")
+    yield name
+    subhost.target.succeed(f"ip link delete {name}")
+
+
+@clause("cables", "cables-veth", "cables-host-name", "cables-subhost-name")
+def test_cables_are_veth_pairs_numbered_from_0(subhost: Subhost) -> None:
+    """NAME0 and NAME1 on the main host are the other ends of eth0 and eth1."""
+    subhost.boot("CABLES= = =")
+    assert sorted(subhost.interfaces()) == ["eth0", "eth1", "lo"]
+    for number in range(2):
+        host = link(subhost, f"{subhost.name}{number}")
+        assert " veth " in host
+        inside = subhost.run(f"ip -n {subhost.name} link show eth{number}").out
+        assert f"eth{number}@if{host.split(':')[0]}:" in inside
+    assert not link(subhost, f"{subhost.name}2")
+
+
+@clause("cables-spec", "cables-bridge", "cables-mac", "cables-up")
+def test_any_mix_of_bridge_and_address(subhost: Subhost, bridge: str) -> None:
+    """Bridge to the left, MAC address to the right, both, or neither."""
+    mac = "02:00:00:00:0a:{:02x}".format
+    subhost.boot(f"CABLES= {bridge}= ={mac(1)}   {bridge}={mac(2)} =")
+    masters = [f"master {bridge}" in link(subhost, f"{subhost.name}{n}") for n in range(4)]
+    assert masters == [True, False, True, False]
+    assert ",UP" in link(subhost, f"{subhost.name}0")
+    addresses = [subhost.interfaces()[f"eth{n}"][0] for n in range(4)]
+    assert addresses[1:3] == [mac(1), mac(2)] and not {*addresses[::3]} & {mac(1), mac(2)}
+
+
+@clause("cables-mac-kernel")
+def test_without_an_address_the_kernel_chooses(subhost: Subhost) -> None:
+    """The subhost's end has an address, one for a single interface."""
+    subhost.boot("CABLES= =")
+    first = int(subhost.interfaces()["eth0"][0].split(":")[0], 16)
+    assert first & 1 == 0 and first & 2
+
+
+@clause("cables-bridge-missing")
+def test_a_missing_bridge_is_an_error(subhost: Subhost) -> None:
+    """A bridge that does not exist fails the boot in one line that names it."""
+    done = subhost.start("CABLES= nobridge=")
+    assert done.status in (1, 2) and done.err.count("\n") == 1 and "nobridge" in done.err, done
+    assert not link(subhost, f"{subhost.name}0")
+
+
+def stanza(subhost: Subhost, interface: str) -> str:
+    """An entry of the main host's interfaces(5) that leaves a trace; the trace's path."""
+    trace = f"{subhost.folder}/{interface}.up"
+    subhost.target.succeed(
+        "cat >> /etc/network/interfaces",
+        input=f"\n# spec {subhost.name}\niface {interface} inet manual\n"
+        f"    up echo up > {trace}; ip link set {interface} up\n",
+    )
+    return trace
+
+
+@pytest.fixture
+def interfaces(subhost: Subhost) -> Iterator[None]:
+    """The target's interfaces(5), put back as it was."""
+    subhost.target.succeed("cp -a /etc/network/interfaces /etc/network/interfaces.spec")
+    yield
+    subhost.target.succeed("mv /etc/network/interfaces.spec /etc/network/interfaces")
+
+
+@clause("cables-ifup")
+@pytest.mark.usefixtures("interfaces")
+def test_ifup_is_tried_without_a_bridge(subhost: Subhost) -> None:
+    """The main host's stanza for the host end is brought up."""
+    trace = stanza(subhost, f"{subhost.name}0")
+    subhost.boot("CABLES= =")
+    assert subhost.wait(f"[ -s {trace} ]")
+
+
+@clause("cables-no-entry")
+def test_without_a_stanza_the_host_end_is_set_up(subhost: Subhost) -> None:
+    """It is up, and the log says that there was no more to do."""
+    subhost.boot("CABLES= =")
+    assert ",UP" in link(subhost, f"{subhost.name}0")
+    assert f"{subhost.name}0" in subhost.target.read(subhost.log)
+
+
+@clause("end-restart", "cables-ifup")
+@pytest.mark.usefixtures("interfaces")
+def test_ifup_is_tried_again_at_the_next_start(subhost: Subhost) -> None:
+    """What ifupdown remembers of the last start does not keep the next one from being up."""
+    trace = stanza(subhost, f"{subhost.name}0")
+    for _ in range(2):
+        subhost.boot("CABLES= =")
+        assert subhost.wait(f"[ -s {trace} ]")
+        subhost.stop()
+        subhost.wait(f"[ ! -e /sys/class/net/{subhost.name}0 ]")
+        subhost.run(f"rm {trace}")
+
+
+@clause("interfaces-file")
+@pytest.mark.usefixtures("interfaces")
+def test_a_sourced_file_beside_the_configuration(subhost: Subhost) -> None:
+    """A source line brings in the stanzas of a file beside the configuration file."""
+    trace = f"{subhost.folder}/up"
+    subhost.put(
+        "interfaces", f"iface {subhost.name}0 inet manual\n    up echo up > {trace}\n", 0o644
+    )
+    subhost.target.succeed(f"echo source {subhost.folder}/interfaces >> /etc/network/interfaces")
+    subhost.boot("CABLES= =")
+    assert subhost.wait(f"[ -s {trace} ]")
+
+
+@clause("vlan", "vlan-name", "vlan-ifup")
+@pytest.mark.usefixtures("vlans", "interfaces")
+def test_a_tag_makes_a_vlan_interface_by_its_stanza(subhost: Subhost) -> None:
+    """NAME0.302, VLAN 302 on NAME0, brought up by ifup with the main host's entry."""
+    trace = stanza(subhost, f"{subhost.name}0.302")
+    subhost.boot("CABLES= = =.302")
+    assert subhost.wait(f"[ -s {trace} ]")
+    said = link(subhost, f"{subhost.name}0.302")
+    assert "vlan protocol 802.1Q id 302" in said and f".302@{subhost.name}0:" in said
+
+
+@clause("vlan-subhost")
+@pytest.mark.usefixtures("vlans")
+def test_a_tag_makes_nothing_in_the_subhost(subhost: Subhost) -> None:
+    """The subhost has its eth0 and lo, and no VLAN interface."""
+    subhost.boot("CABLES= = =.302")
+    assert sorted(subhost.interfaces()) == ["eth0", "lo"]
+
+
+@clause("vlan-made", "vlan-number")
+@pytest.mark.usefixtures("vlans")
+def test_vlans_need_no_entry_and_use_up_no_number(subhost: Subhost) -> None:
+    """`= =.302 =` makes NAME0, NAME0.302 and NAME1, all up."""
+    subhost.boot("CABLES= = =.302 =")
+    for name in ("0", "0.302", "1"):
+        assert ",UP" in link(subhost, f"{subhost.name}{name}"), name
+    assert not link(subhost, f"{subhost.name}2")
+
+
+@clause("vlan-range")
+@pytest.mark.usefixtures("vlans", "interfaces")
+@pytest.mark.parametrize("tag", [1, 4094])
+def test_the_range_of_tags(subhost: Subhost, tag: int) -> None:
+    """The first and the last tag that the kernel takes."""
+    trace = stanza(subhost, f"{subhost.name}0.{tag}")
+    subhost.boot(f"CABLES= = =.{tag}")
+    assert subhost.wait(f"[ -s {trace} ]")
+    assert f"id {tag} " in link(subhost, f"{subhost.name}0.{tag}")
+
+
+@clause("vlan-bridge")
+@pytest.mark.usefixtures("vlans", "interfaces")
+def test_a_vlan_in_a_bridge(subhost: Subhost, bridge: str) -> None:
+    """With a bridge to the left the VLAN interface is a port of it."""
+    stanza(subhost, f"{subhost.name}0.302")
+    subhost.boot(f"CABLES= = {bridge}=.302")
+    assert subhost.wait(f"ip link show {subhost.name}0.302 | grep -q 'master {bridge} '")
+
+
+@clause("vlan-subhost-end")
+@pytest.mark.usefixtures("vlans")
+def test_the_subhost_sets_up_its_end_of_a_vlan(subhost: Subhost) -> None:
+    """A VLAN interface that the subhost makes on its eth0 reaches the main host's."""
+    subhost.boot("CABLES= = =.302")
+    inside = f"ip netns exec {subhost.name} ip"
+    subhost.target.succeed(
+        f"""{inside} link add link eth0 name eth0.302 type vlan id 302
+        {inside} link set eth0 up; {inside} link set eth0.302 up
+        {inside} address add 192.0.2.2/30 dev eth0.302
+        ip link set {subhost.name}0 up; ip link set {subhost.name}0.302 up
+        ip address add 192.0.2.1/30 dev {subhost.name}0.302"""
+    )
+    assert subhost.wait("ping -c 1 -W 1 192.0.2.2")

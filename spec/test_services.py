@@ -1,0 +1,173 @@
+"""INIT, START, dummy_service and the reaper."""
+
+from __future__ import annotations
+
+import pytest
+
+from spec.clauses import clause
+from spec.subhost import Subhost
+
+
+def service(subhost: Subhost, path: str, *, runs: bool = True) -> None:
+    """A start/stop script in the subhost that notes its calls and may leave a process running."""
+    subhost.put(
+        f"root{path}",
+        f"""#!/bin/sh
+echo "{path.rpartition("/")[2]} $1" >> /services
+case $1 in
+start) {"setsid sleep 4321 < /dev/null > /dev/null 2>&1 &" if runs else ":"} ;;
+stop) pkill sleep || : ;;
+esac
+""",
+    )
+
+
+def calls(subhost: Subhost) -> list[str]:
+    """What the services were told, in order."""
+    return subhost.target.read(f"{subhost.folder}/root/services").splitlines()
+
+
+@clause("start", "start-initd")
+def test_services_are_started_in_order(subhost: Subhost) -> None:
+    """The names of START are scripts of /etc/init.d, started as they are named."""
+    for name in ("one", "two", "three"):
+        service(subhost, f"/etc/init.d/{name}")
+    subhost.boot("START= two one three")
+    assert calls(subhost) == ["two start", "one start", "three start"]
+
+
+@clause("start-service")
+def test_names_go_through_service(subhost: Subhost) -> None:
+    """A name is started by `service NAME start`."""
+    subhost.put("root/usr/sbin/service", '#!/bin/sh\necho "$@" >> /services\n')
+    subhost.boot("START= some")
+    assert calls(subhost) == ["some start"]
+
+
+@clause("start-script", "start-mixed")
+def test_scripts_by_full_path_and_names_mix(subhost: Subhost) -> None:
+    """A full path is run with `start`; names and paths may be mixed."""
+    service(subhost, "/opt/script")
+    service(subhost, "/etc/init.d/name")
+    subhost.boot("START= /opt/script name")
+    assert calls(subhost) == ["script start", "name start"]
+
+
+@clause("start-default")
+def test_the_default_start(subhost: Subhost) -> None:
+    """networking and ssh, in this order."""
+    for name in ("networking", "ssh"):
+        service(subhost, f"/etc/init.d/{name}")
+    subhost.boot("START= ")
+    assert calls(subhost) == ["networking start", "ssh start"]
+
+
+@clause("start-none", "dummy")
+def test_none_starts_no_service_but_dummy_service(subhost: Subhost) -> None:
+    """With nothing to wait for, a process named dummy_service runs."""
+    subhost.put("root/usr/sbin/service", '#!/bin/sh\necho "$@" >> /services\n')
+    subhost.boot("START= none")
+    assert calls(subhost) == []
+    assert "dummy_service" in subhost.inside("cat /proc/[0-9]*/comm").split()
+
+
+@clause("dummy")
+def test_dummy_service_runs_where_services_left_nothing(subhost: Subhost) -> None:
+    """Services that were started but run no process are no services to wait for."""
+    service(subhost, "/etc/init.d/once", runs=False)
+    subhost.boot("START= once")
+    assert "dummy_service" in subhost.inside("cat /proc/[0-9]*/comm").split()
+
+
+@clause("dummy-not")
+def test_no_dummy_service_beside_a_service(subhost: Subhost) -> None:
+    """Where a service runs there is none."""
+    service(subhost, "/etc/init.d/one")
+    subhost.boot("START= one")
+    comms = subhost.inside("cat /proc/[0-9]*/comm").split()
+    assert "sleep" in comms and "dummy_service" not in comms
+
+
+@clause("dummy-pipe", "dummy-end", "reaper-end")
+def test_writing_to_the_pipe_ends_it(subhost: Subhost) -> None:
+    """dummy_service ends when anything is written to its pipe, and with it the subhost."""
+    subhost.boot()
+    assert subhost.inside("[ -p /run/dummy_service ] && echo pipe") == "pipe\n"
+    subhost.run(f"overlay-go {subhost.name}", input="echo > /run/dummy_service\n")
+    assert subhost.wait(f"! pid1 {subhost.name}")
+
+
+@clause("start-failure")
+def test_a_service_that_fails_does_not_stop_the_others(subhost: Subhost) -> None:
+    """It is noted in the log, and the next one is started."""
+    service(subhost, "/etc/init.d/good")
+    subhost.put("root/etc/init.d/bad", "#!/bin/sh\nexit 3\n")
+    subhost.boot("START= bad missing good")
+    assert calls(subhost) == ["good start"]
+    log = subhost.target.read(subhost.log)
+    assert "bad" in log and "missing" in log
+
+
+@clause("init", "init-config")
+def test_inits_output_is_what_pid_1_runs(subhost: Subhost) -> None:
+    """The command gets CONFIG, and its output is the subhost's script."""
+    subhost.put(
+        "init",
+        '#!/bin/sh\necho "echo $CONFIG \\$\\$ > /said"; echo "sleep 99 &"\necho "exec /.reaper"\n',
+    )
+    subhost.boot(f"INIT= {subhost.folder}/init")
+    assert subhost.target.read(f"{subhost.folder}/root/said").split() == [subhost.conf, "1"]
+
+
+@clause("init-default", "boot-init-last")
+def test_the_default_init_ends_in_the_reaper(subhost: Subhost) -> None:
+    """By default pid 1 comes to execute /.reaper."""
+    subhost.boot()
+    assert subhost.inside("cat /proc/1/comm; readlink /proc/1/exe").split() == [
+        ".reaper",
+        "/.reaper",
+    ]
+
+
+@clause("init-subhost-shell")
+def test_the_subhosts_own_shell_runs_the_script(subhost: Subhost) -> None:
+    """A busybox shell will do: the subhost has neither Python nor this package."""
+    subhost.put(
+        "init", "#!/bin/sh\necho 'readlink /proc/$$/exe > /said; sleep 99 & exec /.reaper'\n"
+    )
+    subhost.boot(f"INIT= {subhost.folder}/init")
+    assert subhost.target.read(f"{subhost.folder}/root/said") == "/bin/busybox\n"
+
+
+@clause("init-no-reaper")
+def test_a_script_without_the_reaper_just_ends(subhost: Subhost) -> None:
+    """The subhost ends with it, and is cleared up."""
+    subhost.put("init", "#!/bin/sh\necho 'echo spoken'\n")
+    subhost.start(f"INIT= {subhost.folder}/init")
+    assert subhost.wait(f"grep -q ^spoken {subhost.log}")
+    assert subhost.wait(f"[ ! -e /run/netns/{subhost.name} ] && ! pid1 {subhost.name}")
+
+
+@clause("reaper-reaps")
+def test_orphans_are_reaped(subhost: Subhost) -> None:
+    """Processes whose parent has gone leave no zombie."""
+    subhost.put("root/orphans", "#!/bin/sh\nfor i in 1 2 3; do (sleep 0.2 &); done\n")
+    subhost.boot()
+    subhost.inside("setsid /orphans")
+    zombies = (
+        "ip netns pids {0} | while read p; do grep -s '^State:.Z' /proc/$p/status; done | grep ."
+    )
+    assert subhost.wait(f"! {zombies.format(subhost.name)}")
+    assert subhost.inside("grep -l '^State:.Z' /proc/[0-9]*/status; true") == ""
+    assert subhost.inside("pgrep sleep; true") == "" or subhost.wait("sleep 0.3")
+
+
+@clause("stop-services", "stop-script", "stop-services-inside")
+@pytest.mark.parametrize("given", ["/etc/init.d/one /etc/init.d/two", "one two"])
+def test_services_are_stopped_in_reverse(subhost: Subhost, given: str) -> None:
+    """overlay-stop stops them inside the subhost, the last one first."""
+    for name in ("one", "two"):
+        service(subhost, f"/etc/init.d/{name}")
+    subhost.boot(f"START= {given}")
+    subhost.stop()
+    assert calls(subhost) == ["one start", "two start", "two stop", "one stop"]

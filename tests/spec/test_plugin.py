@@ -1,0 +1,207 @@
+"""Verdicts, expectations and exit statuses, by running pytest on small suites of tests."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from spec import results
+from spec.clauses import FOLDER
+
+pytest_plugins = ["pytester"]
+SCHEMA = json.loads((FOLDER / "results.schema.json").read_text())
+HEAD = """
+import pytest
+from spec.clauses import clause
+from spec.plugin import describe, precondition, record_evidence
+
+@pytest.fixture(autouse=True, scope="session")
+def about(request):
+    describe(request.config, implementation={"name": "toy", "version": "1"}, target={"name": "x"})
+"""
+TESTS = """
+@clause("netns-name")
+def test_pass(request):
+    "It passes."
+    record_evidence(request, "never", lambda: 1 / 0)
+
+@clause("netns-lo", "cables")
+def test_fail(request):
+    "It fails."
+    record_evidence(request, "commands", "# ip link")
+    record_evidence(request, "log", lambda: "the log")
+    record_evidence(request, "broken", lambda: 1 / 0)
+    assert 1 == 2, "wanted two"
+
+@clause("vlan")
+def test_no_vlan():
+    "It cannot be shown."
+    precondition("no 8021q")
+
+@clause("upper")
+def test_skip():
+    "It is skipped."
+    pytest.skip("not now")
+
+@clause("lower")
+def test_error():
+    "It breaks."
+    raise OSError("no disk")
+
+@pytest.fixture
+def left_over():
+    yield
+    assert False, "left over: /run/netns/x"
+
+@clause("stop")
+def test_teardown(left_over):
+    "It leaves something behind."
+
+@clause("log-default-1-6")
+def test_other_page():
+    "It is promised by another version."
+"""
+
+
+def run(
+    pytester: pytest.Pytester, tests: str, *words: str
+) -> tuple[pytest.RunResult, dict[str, Any]]:
+    """Run tests with the plugin; what pytest said, and results.json."""
+    pytester.makepyfile(HEAD + tests)
+    done = pytester.runpytest("-p", "spec.plugin", "--results=r.json", *words)
+    file = pytester.path / "r.json"
+    data = json.loads(file.read_text()) if file.exists() else {}
+    if data:
+        jsonschema.validate(data, SCHEMA)
+    return done, data
+
+
+def verdicts(data: dict[str, Any]) -> dict[str, str]:
+    """The verdicts of the clauses that have tests."""
+    return {clause["id"]: clause["verdict"] for clause in data["clauses"] if clause["tests"]}
+
+
+ALL = {
+    "netns-name": "pass",
+    "netns-lo": "fail",
+    "cables": "fail",
+    "vlan": "precondition",
+    "upper": "skip",
+    "lower": "error",
+    "stop": "fail",
+}
+
+
+def test_each_kind_of_outcome_has_its_verdict(pytester: pytest.Pytester) -> None:
+    done, data = run(pytester, TESTS)
+    assert done.ret == 1
+    assert verdicts(data) == ALL
+    tests = {test["id"].partition("::")[2]: test for test in data["tests"]}
+    fail = tests["test_fail"]
+    assert (fail["promise"], fail["reason"]) == ("It fails.", "wanted two")
+    assert fail["evidence"] == [
+        {"title": "commands", "text": "# ip link"},
+        {"title": "log", "text": "the log"},
+        {"title": "broken", "text": "cannot be had: ZeroDivisionError('division by zero')"},
+    ]
+    assert tests["test_pass"]["evidence"] == []
+    assert tests["test_no_vlan"]["reason"] == "no 8021q"
+    assert tests["test_error"]["reason"] == "no disk"
+    assert tests["test_teardown"]["reason"] == "left over: /run/netns/x"
+    assert (data["implementation"], data["page"]) == ({"name": "toy", "version": "1"}, "ours")
+
+
+def test_a_failure_shows_sentence_and_evidence(pytester: pytest.Pytester) -> None:
+    done, _ = run(pytester, TESTS)
+    done.stdout.fnmatch_lines(
+        [
+            "*promised: netns-lo, overlay-boot.8, NETWORKING*",
+            "The loopback interface in it is up.",
+            "*commands*",
+            "# ip link",
+            "*overlay-boot.8 NETWORKING * 1 * 1 *",
+            "fail netns-lo: wanted two",
+            "precondition vlan: no 8021q",
+        ]
+    )
+
+
+def test_workers_of_xdist_report_the_same(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(HEAD + TESTS)
+    file = pytester.path / "toy.toml"
+    file.write_text('[[expect]]\nclause = "netns-name"\nreason = "x"\n')
+    words = "--results=r.json", f"--expectations={file}", "-n2"
+    done = pytester.runpytest_subprocess("-p", "spec.plugin", *words)
+    data = json.loads((pytester.path / "r.json").read_text())
+    assert done.ret == 1
+    assert verdicts(data) == ALL
+    assert data["implementation"]["name"] == "toy"
+    assert results.surprises(data) == ["netns-name"]
+
+
+def test_the_page_in_force_selects(pytester: pytest.Pytester) -> None:
+    done, data = run(pytester, TESTS, "--page=1.6", "-k", "other or pass")
+    assert done.ret == 0
+    assert verdicts(data) == {"netns-name": "pass", "log-default-1-6": "pass"}
+    assert data["selection"].startswith("-k other or pass")
+
+
+EXPECTED = """
+[[expect]]
+clause = "netns-lo"
+reason = "known"
+
+[[expect]]
+clause = "netns-name"
+reason = "was so once"
+
+[[expect]]
+test = "{}::test_teardown"
+reason = "leaves it"
+"""
+
+
+def test_known_failures_do_not_fail_the_run(pytester: pytest.Pytester) -> None:
+    file = Path(pytester.path) / "toy.toml"
+    file.write_text(EXPECTED.format("test_known_failures_do_not_fail_the_run.py"))
+    chosen = "-k", "test_pass or test_fail or test_teardown"
+    done, data = run(pytester, TESTS, f"--expectations={file}", *chosen)
+    assert done.ret == 0, done.stdout.str()
+    found = {clause["id"]: clause for clause in data["clauses"] if clause["tests"]}
+    assert (found["netns-lo"]["verdict"], found["netns-lo"]["expected"]) == ("fail", "known")
+    assert found["stop"]["expected"] == "leaves it"
+    assert found["netns-name"]["surprise"]
+    done.stdout.fnmatch_lines(["unexpected pass: netns-name"])
+
+
+def test_an_expectation_excuses_no_error(pytester: pytest.Pytester) -> None:
+    file = Path(pytester.path) / "toy.toml"
+    file.write_text('[[expect]]\nclause = "lower"\nreason = "x"\n')
+    done, _ = run(pytester, TESTS, f"--expectations={file}", "-k", "test_error")
+    assert done.ret == 1
+
+
+@pytest.mark.parametrize(("option", "status"), [((), 1), (("--allow-preconditions",), 0)])
+def test_preconditions_are_no_success(
+    pytester: pytest.Pytester, option: tuple[str, ...], status: int
+) -> None:
+    done, _ = run(pytester, TESTS, *option, "-k", "test_no_vlan or test_pass")
+    assert done.ret == status
+    done.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("test", "complaint"),
+    [
+        ('@clause("netns-nam")\ndef test_it():\n "x"\n', "*no man page has the clause netns-nam"),
+        ('@clause("netns-name")\ndef test_it(): pass\n', "*no docstring: say which promise*"),
+    ],
+)
+def test_a_test_that_promises_nothing_known_is_not_collected(
+    pytester: pytest.Pytester, test: str, complaint: str
+) -> None:
+    done, _ = run(pytester, test)
+    assert done.ret == pytest.ExitCode.INTERRUPTED
+    done.stdout.fnmatch_lines([complaint])

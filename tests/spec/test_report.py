@@ -1,0 +1,246 @@
+"""The verdict on a run, and its reports, on results made here."""
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from spec import report, results
+from spec.__main__ import main
+from spec.clauses import clauses, in_force
+from spec.expectations import Expectations
+from spec.report_markdown import conformance
+from spec.results import Outcome, Results
+
+
+def outcome(verdict: str, *ids: str, reason: str | None = None) -> Outcome:
+    """A test with some evidence that HTML must not take for markup."""
+    return {
+        "id": f"test_x.py::test_{'_'.join(ids) or 'nothing'}_{verdict}",
+        "promise": "It does <so>.",
+        "clauses": list(ids),
+        "verdict": verdict,
+        "seconds": 0.25,
+        "reason": reason,
+        "details": None,
+        "evidence": [{"title": "commands", "text": "# cat <<EOF & </pre><script>"}],
+        "expected": None,
+    }
+
+
+def results_of(
+    *tests: Outcome, page: str = "ours", known: dict[str, str] | None = None
+) -> Results:
+    """The results of a run of these tests."""
+    known = known or {}
+    for test in tests:
+        if test["verdict"] == "fail":
+            test["expected"] = next(
+                (known[name] for name in test["clauses"] if name in known), None
+            )
+    return {
+        "schema": 1,
+        "page": page,
+        "implementation": {"name": "toy", "version": "1.0"},
+        "target": {"name": "here", "system": "Debian 12", "kernel": "6.1"},
+        "started": "2026-01-02T03:04:05+00:00",
+        "seconds": 9,
+        "selection": None,
+        "clauses": results.judge(list(tests), page, Expectations(known)),
+        "tests": list(tests),
+    }
+
+
+def verdict_of(found: Results, name: str) -> str:
+    """The verdict on one clause."""
+    return next(clause["verdict"] for clause in found["clauses"] if clause["id"] == name)
+
+
+def everything(page: str = "ours") -> list[Outcome]:
+    """A passing test for each clause in force."""
+    return [outcome("pass", name) for name in in_force(page)]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "together"),
+    [
+        (("pass", "pass"), "pass"),
+        (("pass", "fail"), "fail"),
+        (("fail", "error"), "error"),
+        (("pass", "precondition"), "precondition"),
+        (("skip", "precondition"), "precondition"),
+        ((), "untested"),
+    ],
+)
+def test_a_clause_is_as_good_as_its_worst_test(verdicts: tuple[str, ...], together: str) -> None:
+    found = results_of(*(outcome(verdict, "netns-lo") for verdict in verdicts))
+    assert verdict_of(found, "netns-lo") == together
+
+
+@pytest.mark.parametrize("page", ["1.2", "1.6", "ours"])
+def test_all_passed_is_a_success(page: str) -> None:
+    assert results.trouble(results_of(*everything(page), page=page)) == []
+
+
+def test_what_keeps_a_run_from_success() -> None:
+    tests = [test for test in everything() if test["clauses"][0] not in ("vlan", "stop", "upper")]
+    found = results_of(
+        *tests,
+        outcome("precondition", "vlan", reason="no 8021q"),
+        outcome("fail", "stop", reason="it runs on"),
+        outcome("error", reason="left over"),
+    )
+    lines = [
+        "error test_x.py::test_nothing_error: left over",
+        "fail stop: it runs on",
+        "precondition vlan: no 8021q",
+        "untested upper",
+    ]
+    assert results.trouble(found) == lines
+    del lines[2]
+    assert results.trouble(found, allow_preconditions=True) == lines
+
+
+def test_a_known_failure_is_none_and_its_pass_is_news() -> None:
+    tests = [test for test in everything() if test["clauses"] != ["stop"]]
+    found = results_of(*tests, outcome("fail", "stop"), known={"stop": "slow", "upper": "old"})
+    assert results.trouble(found) == []
+    assert results.surprises(found) == ["upper"]
+    assert results.count(found["clauses"])["expected"] == 1
+
+
+def test_a_clause_not_in_force_does_not_count() -> None:
+    found = results_of(*everything("1.2"), outcome("fail", "boot-race"), page="1.2")
+    assert results.trouble(found) == []
+
+
+def test_results_come_back_as_they_were_saved(tmp_path: Path) -> None:
+    found = results_of(outcome("pass", "stop"))
+    results.save(found, tmp_path / "new" / "r.json")
+    assert results.load(tmp_path / "new" / "r.json") == found
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"schema": 2}'])
+def test_other_files_are_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "r.json"
+    file.write_text(text)
+    with pytest.raises(results.ResultsError, match=r"^.*r\.json: .*$"):
+        results.load(file)
+
+
+def test_text_is_made_fit_for_reports() -> None:
+    dirty = b"\x1b[31mred\x1b[0m\r\n\tand\x00 \xff".decode(errors="surrogateescape")
+    assert results.clean(dirty) == "red\n\tand\ufffd \ufffd"
+    much = results.clean("a" * results.LIMIT + "end")
+    assert much.startswith("[3 characters left out]\naaa") and much.endswith("aend")
+
+
+def test_tap_and_junit_tell_each_clause_in_force() -> None:
+    found = results_of(
+        outcome("pass", "stop"),
+        outcome("fail", "upper", reason="lost"),
+        outcome("fail", "lower", reason="was known"),
+        outcome("precondition", "vlan", reason="no 8021q"),
+        known={"lower": "always so"},
+    )
+    lines = report.tap(found).splitlines()
+    force = list(in_force("ours"))
+    assert lines[:2] == ["TAP version 13", f"1..{len(force)}"]
+    assert f"ok {force.index('stop') + 1} - stop" in lines
+    assert f"not ok {force.index('upper') + 1} - upper" in lines
+    assert "# lost" in lines
+    assert f"not ok {force.index('lower') + 1} - lower # TODO always so" in lines
+    assert f"ok {force.index('vlan') + 1} - vlan # SKIP precondition: no 8021q" in lines
+    suite = ElementTree.fromstring(report.junit(found))
+    assert (suite.get("tests"), suite.get("failures")) == (str(len(force)), "1")
+    case = next(case for case in suite if case.get("name") == "upper")
+    assert (case.get("classname"), case.get("time")) == ("overlay-boot.8.VARIABLES", "0.25")
+    assert case[0].tag == "failure" and case[0].text == "lost"
+
+
+def test_compare_shows_what_differs_where_both_promise() -> None:
+    before = results_of(outcome("pass", "stop"), outcome("pass", "boot-race"))
+    after = results_of(outcome("fail", "stop"), page="1.6")
+    assert [line.partition(": ")[0] for line in report.compare(before, after)] == ["stop"]
+    assert report.compare(before, before) == []
+
+
+def test_conformance_has_a_row_for_each_clause() -> None:
+    text = conformance(
+        [
+            results_of(*everything()),
+            results_of(outcome("fail", "stop", reason="a|b <c>"), page="1.6"),
+        ]
+    )
+    assert len(re.findall(r"^\| `[a-z0-9-]+` \|", text, re.MULTILINE)) == len(clauses())
+    assert "| A | toy 1.0 | Debian 12, 6.1, here | ours | 2026-01-02 |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| `stop` |"))
+    assert row.endswith("| ✓ | ✗ fail |")
+    assert "- `stop` B, fail: a\\|b \\<c>" in text
+
+
+class Balance(HTMLParser):
+    """Notes ids, links, and tags that are not closed in order."""
+
+    VOID = ("meta", "br", "col", "img", "hr")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for key, value in attrs:
+            if key == "id":
+                self.ids.append(value or "")
+            elif key == "href":
+                self.links.append(value or "")
+            elif key == "src":
+                self.sources.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, (tag, self.getpos())
+
+
+def test_html_is_one_sound_file_with_each_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which("asciidoctor"):
+        pytest.skip("asciidoctor is not installed")
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    results.save(results_of(*everything()), files[0])
+    failed = outcome("fail", "stop", "stop-netns", reason="<b>left</b>")
+    left = outcome("fail", reason="left over: x0")
+    results.save(results_of(failed, left, page="1.6"), files[1])
+    page = tmp_path / "r.html"
+    monkeypatch.setattr("sys.argv", ["spec", "report", *map(str, files), "--html", str(page)])
+    assert main() == 0
+    text = page.read_text()
+    found = Balance()
+    found.feed(text)
+    assert found.open == [] and found.sources == []
+    assert sorted(set(found.ids)) == sorted(found.ids)
+    assert set(clauses()) <= set(found.ids)
+    assert [link for link in found.links if link[0] != "#" or link[1:] not in found.ids] == []
+    assert '<details class="clause fail" id="stop">' in text
+    assert '<details class="clause pass" id="boot-race">' in text
+    assert "&lt;b&gt;left&lt;/b&gt;" in text and "<b>left</b>" not in text
+    assert '<p class="reason">left over: x0</p>' in text
+    assert text.count("<script>") == 1
+    assert 'Its evidence is with <a href="#stop">stop</a>.' in text
+
+
+def test_a_missing_file_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["spec", "report", str(tmp_path / "none")])
+    assert main() == 2
+    assert capsys.readouterr().err.count("\n") == 1
