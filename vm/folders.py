@@ -119,9 +119,11 @@ def sweep() -> list[str]:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder and all in it; one that is not there is fine."""
-    if folder.exists():
+    """Remove a folder and all in it, or a file; one that is not there is fine."""
+    if folder.is_dir():
         shutil.rmtree(folder)
+    else:
+        folder.unlink(missing_ok=True)
 
 
 def started(pid: int) -> str | None:

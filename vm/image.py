@@ -87,7 +87,7 @@ def cached() -> list[Image]:
 def prune(*, everything: bool = False) -> int:
     """Remove images of older recipes, or every image, and tell the bytes freed.
 
-    One that a running machine uses stays.
+    One that a running machine uses stays. What Vagrant keeps is made again when it is wanted.
     """
     current = {recipe(suite, flavour).key for suite in SUITES for flavour in FLAVOURS}
     used = "".join(file.read_text() for file in folders.run().glob("*/machine.json"))
@@ -96,6 +96,15 @@ def prune(*, everything: bool = False) -> int:
         if str(one.folder) not in used and (everything or one.folder.name not in current):
             freed += one.size
             folders.remove(one.folder)
+    unused = [
+        f for f in folders.cache().glob("boxes/*.box") if everything or f.stem not in current
+    ]
+    if not list(folders.run().glob("vagrant-*")):
+        unused.append(folders.cache() / "vagrant")
+    for path in unused:
+        parts = [path, *path.rglob("*")] if path.exists() else []
+        freed += sum(part.lstat().st_blocks * 512 for part in parts)
+        folders.remove(path)
     return freed
 
 

@@ -38,9 +38,9 @@ def machine(base: QemuMachine) -> Iterator[QemuMachine]:
 
 
 def leftovers() -> set[str]:
-    """Processes of QEMU and folders of machines that there are now."""
+    """Processes and folders of machines of this run folder that there are now."""
     processes = subprocess.run(
-        ["pgrep", "-f", "qemu-system.*-name"], stdout=subprocess.PIPE, check=False
+        ["pgrep", "-f", f"qemu-system.*{folders.run()}/"], stdout=subprocess.PIPE, check=False
     )
     shared = folders.memory().glob("*/")
     found = {*processes.stdout.decode().split(), *map(str, folders.run().glob("*/"))}
@@ -133,9 +133,9 @@ def test_qemu_killed(machine: QemuMachine) -> None:
 
 
 def test_disk_full_in_the_guest(machine: QemuMachine) -> None:
-    machine.succeed('fallocate -l "$(df --output=avail -B1 / | tail -n 1)" /root/fill')
-    assert "No space left" in machine.fail("head -c 100000 /dev/zero > /root/more").err
-    machine.succeed("rm /root/fill; head -c 100000 /dev/zero > /root/more")
+    machine.succeed('fallocate -l "$(($(df --output=avail -B1M / | tail -n 1) - 9))M" /root/fill')
+    assert "No space left" in machine.fail("head -c 20M /dev/zero > /root/more").err
+    machine.succeed("rm /root/fill; head -c 20M /dev/zero > /root/more")
 
 
 def test_clock_and_entropy_after_a_restore(base: QemuMachine) -> None:
