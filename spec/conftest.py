@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,7 +70,14 @@ def install(target: Target, config: pytest.Config) -> dict[str, str]:
     if found.status:
         raise TargetError("no overlay-boot on the target's PATH: give --implementation or --deb")
     owner = "" if folder else target.run("dpkg-query -W -f '${Version}' overlay-boot").out
-    return {"name": "debian" if owner else "ours", "version": owner, "source": found.out.strip()}
+    name = "debian" if owner else "ours"
+    return {"name": name, "version": owner or _commit(), "source": found.out.strip()}
+
+
+def _commit() -> str:
+    """The commit of this working tree, where git knows it."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def unpack(target: Target) -> None:
