@@ -43,8 +43,8 @@ def _execute(command: list[str]) -> None:
     home = "/root" if os.path.isdir("/root") else "/"
     shell = next((s for s in ("/bin/bash", "/usr/bin/bash") if os.access(s, os.X_OK)), "/bin/sh")
     environment = {"PATH": PATH, "HOME": home, "USER": "root", "LOGNAME": "root", "SHELL": shell}
-    if "TERM" in os.environ:
-        environment["TERM"] = os.environ["TERM"]
+    kept = ("TERM", "COLORTERM", "LANG", "LC_ALL")
+    environment.update({name: os.environ[name] for name in kept if name in os.environ})
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     command = command or [shell]
     status, reason = 127, "not found in the subhost"

@@ -163,11 +163,11 @@ def main() -> int:
     options = _parser().parse_args()
     try:
         status: int = options.call(options)
+    except BrokenPipeError:
+        return 1
     except (PageError, results.ResultsError, OSError) as error:
         print(f"spec: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        return 1
     return status
 
 

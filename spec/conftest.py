@@ -14,7 +14,8 @@ from spec.subhost import MAKE_TINY, ROOT, TINY, Subhost
 from spec.targets import Here, Host, Ssh, Target, TargetError, Virtual
 
 BIN = "/opt/implementation"  # where a package's commands are linked on the target
-LEFT = """grep -E ' (/opt|/run|/srv)[/ ]| (overlay|nsfs) ' /proc/self/mounts; ls -1 /run/netns /run/overlay-boot /opt/subhost; ls -1 /sys/class/net
+LEFT = """grep -E ' (/opt|/run|/srv)[/ ]| (overlay|nsfs) ' /proc/self/mounts
+find /run/netns /run/overlay-boot /opt/subhost /sys/class/net -mindepth 1
 for p in /proc/[0-9]*; do readlink $p/exe $p/ns/net | tr '\\n' ' '; cat $p/comm; done | sort -u |
     grep -E 'reaper|dummy|overlay' || :"""
 
@@ -108,7 +109,8 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
             "machine": system[2],
         }
         describe(request.config, implementation=about, target=where)
-        place.succeed(f"mkdir -p {ROOT} /run/netns && mkdir -p -m 700 /run/overlay-boot")
+        place.patience = request.config.getoption("--patience") or place.patience
+        place.succeed(f"mkdir -p {ROOT}")
         before = "" if place.disposable else place.run(LEFT).out
         place.succeed(MAKE_TINY)
         place.freeze()

@@ -84,6 +84,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--deb", metavar="FILE", help="Debian package of the commands to test")
     group.addoption("--page", choices=PAGES, default="ours", help="whose promises are in force")
     group.addoption("--results", metavar="FILE", type=Path, help="where to write results.json")
+    group.addoption(
+        "--patience", metavar="FACTOR", type=float, help="wait so many times as long (vm: 4)"
+    )
     group.addoption("--expectations", metavar="FILE", type=Path, help="known failures (TOML)")
     group.addoption(
         "--allow-preconditions",

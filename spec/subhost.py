@@ -97,7 +97,7 @@ class Subhost:
 
     def wait(self, condition: str, seconds: float = 10) -> bool:
         """Whether a shell condition comes true on the target within so many seconds."""
-        seconds = self.target.wait_limit(seconds)
+        seconds *= self.target.patience
         loop = f"""{PID1}
 end=$(($(date +%s%N) / 1000000 + {int(seconds * 1000)}))
 until {{ {condition}; }} 2>/dev/null; do

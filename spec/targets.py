@@ -42,6 +42,7 @@ class Target(ABC):
 
     name = ""
     disposable = False  # whether each test has it for itself
+    patience = 1.0  # how many times as long to wait for a condition as on a plain machine
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
     @abstractmethod
@@ -92,10 +93,6 @@ class Target(ABC):
         """Whether something is at path, a dangling link included."""
         where = shlex.quote(path)
         return self.run(f"[ -e {where} ] || [ -L {where} ]").status == 0
-
-    def wait_limit(self, seconds: float) -> float:
-        """How long to wait on this target for what takes so many seconds on a plain machine."""
-        return seconds
 
     def freeze(self) -> None:  # noqa: B027
         """What is there now is what every test starts from."""
@@ -159,9 +156,10 @@ done
 mount -t tmpfs spec /mnt
 [ ! -d /etc/network ] || cp -a /etc/network/. /mnt/
 printf 'auto lo\niface lo inet loopback\n' > /mnt/interfaces
-mkdir -p /etc/network /run/network /run/lock /opt/subhost
+mkdir -p /etc/network /run/network /run/lock /run/netns /opt/subhost
 mount --bind /mnt /etc/network
 umount /mnt
+mount --make-rshared /  # as systemd does
 ip link set lo up
 echo ready
 sleep infinity &
@@ -219,6 +217,7 @@ class Virtual(Target):
     each `fresh` one is restored from that state."""
 
     disposable = True
+    patience = 4.0  # emulation is slow
 
     def __init__(self, url: str) -> None:
         import vm
@@ -244,9 +243,6 @@ class Virtual(Target):
             done, status = late.result, 124
         out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
         return Result(command, done.status if status is None else status, out, err)
-
-    def wait_limit(self, seconds: float) -> float:
-        return 4 * seconds
 
     def install(self, what: Path) -> None:
         """Install a .deb, or lay a folder over the root."""

@@ -8,7 +8,7 @@ from spec.clauses import clause
 from spec.subhost import TINY, Subhost
 
 
-@clause("boot-conf", "base", "conf-assignment", "conf-trim")
+@clause("boot-conf", "conf-assignment", "conf-trim")
 def test_one_file_says_it_all(subhost: Subhost) -> None:
     """A text file of assignments, their values trimmed, starts a subhost."""
     subhost.write(f"BASE=  . \nLOWER= \t{TINY}  \nSTART=none\nLOG={subhost.log}", bare=True)
@@ -24,7 +24,7 @@ def test_the_canonical_path_works_for_boot_and_stop(subhost: Subhost) -> None:
     assert subhost.wait(f"! pid1 {subhost.name}")
 
 
-@clause("boot-conf-any-path", "conf-relative-base", "conf-relative")
+@clause("boot-conf-any-path", "conf-relative-base")
 @pytest.mark.parametrize(
     ("folder", "path"),
     [("{0}", "{1}.conf"), ("{0}/root", "../{1}.conf"), ("/", ".{0}/./{1}.conf")],
@@ -38,6 +38,24 @@ def test_any_path_works_from_any_folder(subhost: Subhost, folder: str, path: str
     assert subhost.up()
     subhost.inside("echo mine > /mine")
     assert subhost.target.read(f"{subhost.folder}/root/mine") == "mine\n"
+
+
+@clause("base")
+def test_the_other_folders_are_in_base(subhost: Subhost) -> None:
+    """root, work and live are those of the folder that BASE names."""
+    subhost.run(f"cd {subhost.folder} && mkdir other && mv root work live other")
+    subhost.boot(f"BASE= {subhost.folder}/other")
+    subhost.inside("echo mine > /mine")
+    assert subhost.target.read(f"{subhost.folder}/other/root/mine") == "mine\n"
+
+
+@clause("conf-relative", "conf-relative-base")
+def test_relative_paths_start_from_base(subhost: Subhost) -> None:
+    """A relative BASE starts from the file's folder, UPPER from BASE."""
+    subhost.run(f"cd {subhost.folder} && mkdir other && mv root work live other")
+    subhost.boot("BASE= other\nUPPER= ./root")
+    subhost.inside("echo mine > /mine")
+    assert subhost.target.read(f"{subhost.folder}/other/root/mine") == "mine\n"
 
 
 @clause("conf-comments")
@@ -128,7 +146,7 @@ def test_the_command_for_base_runs_in_the_files_folder(subhost: Subhost) -> None
     assert subhost.target.read(f"{subhost.folder}/root/mine") == "mine\n"
 
 
-@clause("bang-once", "stop-recorded")
+@clause("bang-once")
 def test_the_command_runs_once_in_a_boot_and_never_again(subhost: Subhost) -> None:
     """overlay-go and overlay-stop use what the boot recorded."""
     subhost.boot("RAM_SIZE=!echo ran >> ran; echo 3M")
@@ -285,7 +303,19 @@ def test_the_name_is_the_files_by_default(subhost: Subhost) -> None:
     assert subhost.target.exists(f"/run/netns/{subhost.name}")
 
 
-@clause("base-layout", "live-default", "upper-default", "work-default", "live", "work")
+@clause("upper", "live", "work")
+def test_folders_of_ones_own(subhost: Subhost) -> None:
+    """UPPER is written to, the kernel works in WORK, and the root is mounted on LIVE."""
+    subhost.run(f"cd {subhost.folder} && mv root up && mv work wk && mv live lv")
+    folder = subhost.folder
+    hook = subhost.put("hook", f"#!/bin/sh\ncd {folder}/lv && ls bin > mine\n")
+    subhost.start(f"UPPER= {folder}/up\nWORK= {folder}/wk\nLIVE= {folder}/lv\nPOSTMOUNT= {hook}")
+    assert subhost.wait(f"[ -s {folder}/up/mine ]")
+    assert subhost.target.read(f"{folder}/up/mine") == subhost.target.run(f"ls {TINY}/bin").out
+    assert subhost.target.exists(f"{folder}/wk/work")
+
+
+@clause("base-layout", "live-default", "upper-default", "work-default")
 def test_the_typical_layout_needs_no_paths(subhost: Subhost) -> None:
     """root, work and live beside the file are UPPER, WORK and LIVE by default."""
     subhost.boot()

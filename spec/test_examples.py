@@ -118,7 +118,7 @@ def disk(subhost: Subhost) -> Iterator[Subhost]:
     subhost.run(f"umount {subhost.folder}/mnt")
 
 
-@clause("diskfile", "diskfile-whole", "lower-command-mounts", "diskfile-mountpoint")
+@clause("diskfile", "diskfile-whole", "lower-command-mounts")
 def test_a_disk_image_as_lower(disk: Subhost) -> None:
     """The image's file system, mounted by the ! value, lies under the subhost."""
     disk.boot("LOWER=!overlay-diskfile mnt/ disk.img")
@@ -132,7 +132,7 @@ def test_a_partition_as_lower(disk: Subhost) -> None:
     assert "some" in disk.inside("ls /")
 
 
-@clause("diskfile-subtree", "diskfile-partition")
+@clause("diskfile-subtree", "diskfile-partition", "diskfile-mountpoint")
 def test_a_folder_of_a_partition_as_lower(disk: Subhost) -> None:
     """A path in the image's file system, below the mount point."""
     disk.boot("LOWER=!overlay-diskfile mnt/some/path parted.img 2")

@@ -127,6 +127,16 @@ def gone(subhost: Subhost) -> bool:
     )
 
 
+def crash(subhost: Subhost) -> None:
+    """Kill all of its processes at once, the keeper on the main host first."""
+    pid = subhost.pid1()
+    subhost.run(
+        f"parent=$(sed 's/.*) . \\([0-9]*\\) .*/\\1/' /proc/{pid}/stat)\n"
+        f"kill -STOP $parent; kill -9 $parent {pid}"
+    )
+    assert subhost.wait(f"! pid1 {subhost.name}")
+
+
 @clause("end-cleanup")
 def test_a_subhost_that_ends_is_cleaned_up(subhost: Subhost) -> None:
     """Without anyone asking: name, cables and record go with its pid 1."""
@@ -174,8 +184,8 @@ def test_the_commands_come_together(subhost: Subhost) -> None:
 def test_records_are_roots(subhost: Subhost) -> None:
     """What runs is recorded where only root can read."""
     subhost.boot()
-    assert subhost.run("stat -c %a:%U /run/overlay-boot").out == "700:root\n"
-    assert subhost.target.exists(f"/run/overlay-boot/{subhost.name}")
+    modes = subhost.run(f"cd /run/overlay-boot && stat -c %a:%U . {subhost.name}").out
+    assert modes == "700:root\n600:root\n"
 
 
 # --- overlay-go
@@ -259,10 +269,13 @@ def test_a_subhost_that_does_not_run(subhost: Subhost, command: str) -> None:
 
 @clause("go-clean-environment")
 def test_gos_environment_is_clean(subhost: Subhost) -> None:
-    """Of the caller's environment TERM alone gets in."""
+    """Of the caller's environment terminal and language alone get in."""
     subhost.boot()
-    done = subhost.run(f"SECRET=x TERM=xterm overlay-go {subhost.name} env")
+    done = subhost.run(
+        f"SECRET=x TERM=xterm COLORTERM=24bit LANG=C.UTF-8 LC_ALL=C overlay-go {subhost.name} env"
+    )
     assert "SECRET" not in done.out and "TERM=xterm\n" in done.out, done
+    assert all(f"{x}\n" in done.out for x in ("COLORTERM=24bit", "LANG=C.UTF-8", "LC_ALL=C"))
     assert "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n" in done.out
 
 
@@ -332,11 +345,7 @@ def test_the_grace_is_ten_seconds_by_default(subhost: Subhost) -> None:
 def test_what_a_crash_left_is_cleared(subhost: Subhost) -> None:
     """After its processes were all killed at once, overlay-stop clears its name, cables, records."""
     subhost.boot("CABLES= =")
-    pid = subhost.pid1()
-    subhost.run(
-        f"parent=$(sed 's/.*) . \\([0-9]*\\) .*/\\1/' /proc/{pid}/stat); kill -STOP $parent; kill -9 $parent {pid}"
-    )
-    assert subhost.wait(f"! pid1 {subhost.name}")
+    crash(subhost)
     assert subhost.run(f"overlay-stop {subhost.name}").status == 3
     assert gone(subhost)
 
@@ -359,6 +368,14 @@ def test_others_are_left_in_peace(subhost: Subhost) -> None:
 
 
 # --- overlay-list
+
+
+@clause("list-dead")
+def test_list_without_the_dead(subhost: Subhost) -> None:
+    """One whose processes were all killed is not listed, whatever is recorded still."""
+    subhost.boot()
+    crash(subhost)
+    assert subhost.name not in subhost.run("overlay-list; overlay-list --json").out
 
 
 @clause("list", "list-json", "list-dead", "list-empty")

@@ -51,10 +51,11 @@ def test_any_mix_of_bridge_and_address(subhost: Subhost, bridge: str) -> None:
 
 @clause("cables-mac-kernel")
 def test_without_an_address_the_kernel_chooses(subhost: Subhost) -> None:
-    """The subhost's end has an address, one for a single interface."""
-    subhost.boot("CABLES= =")
-    first = int(subhost.interfaces()["eth0"][0].split(":")[0], 16)
-    assert first & 1 == 0 and first & 2
+    """The subhost's ends have addresses of their own, each for a single interface."""
+    subhost.boot("CABLES= = =")
+    found = [subhost.interfaces()[f"eth{n}"][0] for n in range(2)]
+    assert found[0] != found[1]
+    assert [int(address[:2], 16) & 3 for address in found] == [2, 2]
 
 
 @clause("cables-bridge-missing")

@@ -162,6 +162,17 @@ def test_orphans_are_reaped(subhost: Subhost) -> None:
     assert subhost.inside("pgrep sleep; true") == "" or subhost.wait("sleep 0.3")
 
 
+@clause("stop-recorded")
+def test_what_was_started_is_stopped(subhost: Subhost) -> None:
+    """overlay-stop stops what the boot started, whatever the configuration file says by now."""
+    for name in ("one", "two"):
+        service(subhost, f"/etc/init.d/{name}")
+    subhost.boot("START= one")
+    subhost.write("START= two")
+    subhost.stop()
+    assert calls(subhost) == ["one start", "one stop"]
+
+
 @clause("stop-services", "stop-script", "stop-services-inside")
 @pytest.mark.parametrize("given", ["/etc/init.d/one /etc/init.d/two", "one two"])
 def test_services_are_stopped_in_reverse(subhost: Subhost, given: str) -> None:

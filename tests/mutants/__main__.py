@@ -1,0 +1,212 @@
+"""python -m tests.mutants: has the spec teeth? Small deliberate faults, each in a copy of the
+implementation, and the clauses that must notice it (faults.toml).
+
+A fault is caught when each of its clauses has a test that fails. Faults that this machine cannot
+show (VLANs) are tried in a disposable machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from spec.catalogue import Catalogue, collect
+from spec.clauses import clauses, in_force
+
+SOURCE = Path(__file__).parents[2]
+FAULTS = Path(__file__).with_name("faults.toml")
+TESTED = ("must", "default")  # the levels of which every clause needs a fault
+LIMIT = 600  # seconds for the tests of one fault
+PATIENCE = 0.3  # a faulty subhost need not be waited for as long as a good one
+
+
+class MutantError(Exception):
+    """A fault that cannot be tried: it is wrong itself, or the machine is."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One deliberate fault."""
+
+    name: str
+    clauses: list[str]  # that must notice it
+    edits: list[dict[str, str]]  # file, find, replace; or file alone, to be taken away
+    target: str = "here"
+
+    def problems(self) -> Iterable[str]:
+        """What keeps it from being tried."""
+        for clause in self.clauses:
+            if clause not in clauses():
+                yield f"{self.name}: no man page has the clause {clause}"
+        for edit in self.edits:
+            text = (SOURCE / edit["file"]).read_text()
+            if "find" in edit and (count := text.count(edit["find"])) != 1:
+                yield f"{self.name}: {edit['file']} has {count} times: {edit['find']!r}"
+
+    def apply(self, root: Path) -> None:
+        """Make it in the copy of the implementation at root."""
+        for edit in self.edits:
+            path = root / edit["file"]
+            if "find" not in edit:
+                path.unlink()
+                continue
+            text = path.read_text().replace(edit["find"], edit["replace"])
+            path.write_text(text)
+            if path.suffix == ".py":
+                compile(text, str(path), "exec")
+
+
+def load() -> tuple[list[Fault], dict[str, str]]:
+    """The faults, and the clauses that need none with the reason. Raises MutantError."""
+    table = tomllib.loads(FAULTS.read_text())
+    faults = []
+    for row in table["fault"]:
+        edits = row.pop("edits", None) or [
+            {key: row.pop(key) for key in ("file", "find", "replace") if key in row}
+        ]
+        faults.append(Fault(edits=edits, **row))
+    exempt: dict[str, str] = table["exempt"]
+    problems = [line for fault in faults for line in fault.problems()]
+    noticed = {clause for fault in faults for clause in fault.clauses}
+    for clause in in_force("ours").values():
+        if clause.level in TESTED and clause.id not in noticed | exempt.keys():
+            problems.append(f"no fault for the clause {clause.id}: {clause.sentence}")
+    problems += [f"exempt, but it has a fault: {name}" for name in sorted(noticed & exempt.keys())]
+    problems += [f"exempt, but no clause: {name}" for name in sorted(exempt.keys() - clauses())]
+    if problems:
+        raise MutantError("\n".join(problems))
+    return faults, exempt
+
+
+def build(root: Path, fault: Fault | None) -> Path:
+    """A copy of the implementation with the fault, made below root; its folder of commands."""
+    for name in ("overlay_boot", "bin"):
+        shutil.copytree(SOURCE / name, root / name)
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy2(SOURCE / name, root)
+    if fault:
+        fault.apply(root)
+        if {"setup.py", "overlay_boot/reaper.c"} & {edit["file"] for edit in fault.edits}:
+            command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", "built"]
+            subprocess.run(command, cwd=root, check=True, capture_output=True)
+            (root / "built/overlay_boot/reaper").replace(root / "overlay_boot/reaper")
+    place = root / "in/usr"
+    commands = place / "bin"
+    if not fault or fault.target == "here":
+        package, python = commands, sys.executable
+    else:
+        package, python = place / "lib/python3/dist-packages", "/usr/bin/python3"
+        package.mkdir(parents=True)
+    (root / "bin").replace(_parent(commands))
+    (root / "overlay_boot").replace(package / "overlay_boot")
+    for command in commands.glob("overlay-*"):
+        command.write_text(command.read_text().replace("#!python", f"#!{python}", 1))
+    return commands if package == commands else root / "in"
+
+
+def _parent(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def run(tests: list[str], implementation: Path, target: str, patience: float) -> dict[str, str]:
+    """The verdict of each test. Raises MutantError where the run itself fails."""
+    results = implementation / "results.json"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
+    command += [f"--implementation={implementation}", f"--target={target}"]
+    command += [f"--results={results}", f"--patience={patience}"]
+    command += [f"spec/{test}" for test in tests]
+    with subprocess.Popen(
+        command,
+        cwd=SOURCE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            said = process.communicate(timeout=LIMIT)[0]
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)
+            raise
+    if not results.exists():
+        raise MutantError(said[-2000:])
+    return {row["id"]: row["verdict"] for row in json.loads(results.read_text())["tests"]}
+
+
+def missed(fault: Fault | None, tests: Catalogue, folder: Path) -> list[str]:
+    """The clauses that did not notice the fault, with the verdicts of their tests; without a
+    fault, the tests that do not pass."""
+    wanted = fault.clauses if fault else list(in_force("ours"))
+    names = sorted({test for clause in wanted for test in tests.of(clause)})
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        target = fault.target if fault else "here"
+        verdicts = run(names, build(Path(place), fault), target, PATIENCE if fault else 1)
+    if fault is None:
+        return [
+            f"{test}: {how}"
+            for test, how in verdicts.items()
+            if how not in ("pass", "precondition")
+        ]
+    return [
+        f"{clause}: " + ", ".join(f"{test} {verdicts.get(test)}" for test in tests.of(clause))
+        for clause in fault.clauses
+        if not any(verdicts.get(test) == "fail" for test in tests.of(clause))
+    ]
+
+
+def main() -> int:
+    """Try the faults; 0 if all of them are caught."""
+    parser = argparse.ArgumentParser("python -m tests.mutants", description=__doc__)
+    parser.add_argument("-k", metavar="WORD", default="", help="only faults whose name has it")
+    parser.add_argument("-n", metavar="N", type=int, default=os.cpu_count(), help="at once")
+    parser.add_argument("--check", action="store_true", help="only read faults.toml")
+    options = parser.parse_args()
+    try:
+        faults, exempt = load()
+        if options.check:
+            print(f"{len(faults)} faults, {len(exempt)} clauses need none")
+            return 0
+        return _try([fault for fault in faults if options.k in fault.name], options.n)
+    except MutantError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _try(faults: list[Fault], number: int) -> int:
+    started = time.monotonic()
+    tests = collect()
+    survived = 0
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(number) as pool:
+        tried: list[Fault | None] = [None, *faults]
+        found = pool.map(lambda fault: missed(fault, tests, Path(folder)), tried)
+        for fault, lines in zip(tried, found, strict=True):
+            name = fault.name if fault else "(no fault: all tests pass)"
+            print(
+                f"{'MISSED' if lines else 'caught'}  {name}", *lines, sep="\n        ", flush=True
+            )
+            survived += bool(lines and fault)
+            if lines and not fault:
+                raise MutantError("the implementation fails without a fault already")
+    noticing = {clause for fault in faults for clause in fault.clauses}
+    print(
+        f"{len(faults) - survived} of {len(faults)} faults caught, tied to {len(noticing)} clauses,"
+        f" in {time.monotonic() - started:.0f} s"
+    )
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
