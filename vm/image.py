@@ -213,6 +213,8 @@ def _bootstrap(wanted: Recipe, guest: Path, work: Path) -> None:
     options += [f"--aptopt={setting}" for setting in _apt_settings()]
     hooks = [f"copy-in {path} /" for path in sorted(guest.iterdir())]
     hooks += ['chroot "$1" sh /customize', 'rm "$1/customize"']
+    if wanted.scripts:
+        hooks.append(_SCRIPTS.format(" ".join(wanted.scripts)))
     options += [f"--customize-hook={hook}" for hook in hooks]
     command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(wanted.packages)}"]
     command += [*options, wanted.suite, "-", *wanted.sources]
@@ -237,6 +239,15 @@ def _bootstrap(wanted: Recipe, guest: Path, work: Path) -> None:
         raise MachineError(f"{reason} (log: {folders.cache()}/images/{wanted.key}.log)")
 
 
+#: A hook of mmdebstrap, run outside of the new tree "$1" with its apt.
+_SCRIPTS = """
+export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+mkdir "$1/scripts" && cd "$1/scripts" && apt-get download orphan-sysvinit-scripts
+dpkg-deb -x orphan-*.deb . && cd usr/share/orphan-sysvinit-scripts
+cp {} "$1/etc/init.d/" && rm -r "$1/scripts"
+"""
+
+
 def _apt_settings() -> list[str]:
     """How this machine's own apt is set up to fetch: proxies, and what it takes for valid."""
     command = ["apt-config", "dump", "--format=%f %v%n", "Acquire"]
@@ -252,7 +263,8 @@ def explain(what: str, log: str) -> str:
         if re.search(pattern, log):
             return f"{what}: {advice}"
     lines = [line for line in log.splitlines() if re.match(r"E: |[\w-]+: .*error", line)]
-    return f"{what}: {(lines or log.splitlines() or ['failed without a word'])[-1]}"
+    lines = lines[:1] or log.splitlines()[-1:] or ["failed without a word"]
+    return f"{what}: {lines[0]}"
 
 
 def _run(command: list[str], work: Path) -> None:

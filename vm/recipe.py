@@ -22,6 +22,8 @@ PACKAGES = [
     "kmod",
     "procps",
     "util-linux",
+    "e2fsprogs",
+    "fdisk",
     "iproute2",
     "ifupdown",
     "bridge-utils",
@@ -38,6 +40,9 @@ PACKAGES = [
     "less",
 ]
 FLAVOURS = {"plain": [], "mta": ["postfix", "dovecot-imapd", "sasl2-bin"]}
+#: Start scripts for service(8) that Debian keeps in the package orphan-sysvinit-scripts, which
+#: cannot be installed beside systemd.
+SCRIPTS = {"plain": [], "mta": ["rsyslog"]}
 DISK = "6G"
 #: Loaded by the initrd, with what they depend on: enough to find the disk and talk to the host.
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "ext4")
@@ -69,6 +74,7 @@ class Recipe:
     flavour: str
     sources: tuple[str, ...]
     packages: tuple[str, ...]
+    scripts: tuple[str, ...]
 
     @property
     def key(self) -> str:
@@ -88,7 +94,7 @@ def recipe(suite: str, flavour: str = "plain") -> Recipe:
     if flavour not in FLAVOURS:
         raise MachineError(f"flavour {flavour!r} is not known: take one of {', '.join(FLAVOURS)}")
     packages = (*PACKAGES, KERNEL, *FLAVOURS[flavour])
-    return Recipe(suite, flavour, tuple(sources(suite)), packages)
+    return Recipe(suite, flavour, tuple(sources(suite)), packages, tuple(SCRIPTS[flavour]))
 
 
 def sources(suite: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from vm.shape import PROGRAM, Shape
 #: what takes long in a fresh machine.
 WARM = (
     "systemctl is-system-running --wait || test -x /usr/local/sbin/vm-init",
-    "modprobe -a overlay veth bridge 8021q dummy macvlan",
+    "modprobe -a overlay veth bridge 8021q dummy macvlan loop",
     "python3 -c 'import pyroute2, ctypes, json, subprocess'",
     "for command in ip ps mount unshare nsenter ssh ifup; do command -v $command; done >/dev/null",
     "ip link; ps -e; mount; unshare -mnp --fork true; nsenter -t 1 -m true; ifquery --list",
