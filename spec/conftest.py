@@ -25,6 +25,19 @@ def _implementation(config: pytest.Config) -> Path | None:
     return Path(given).absolute() if given else None
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Prepare virtual machines once for all workers, with its progress on the terminal."""
+    target = session.config.getoption("--target")
+    if not target.startswith("vm://") or hasattr(session.config, "workerinput"):
+        return
+    import vm
+
+    try:
+        vm.prepare(target, say=lambda line: print(line, flush=True))
+    except vm.MachineError as error:
+        pytest.exit(str(error), returncode=1)
+
+
 def make_target(config: pytest.Config) -> Target:
     """The target that --target names. Raises TargetError."""
     wanted = config.getoption("--target")

@@ -22,7 +22,7 @@ did not do what was asked CommandFailed (an AssertionError), one that took too l
 
 from vm.machine import CommandFailed, CommandTimeout, Machine, MachineError, Result
 from vm.pool import Pool
-from vm.start import from_url, install, up
+from vm.start import from_url, install, prepare, up
 
 __all__ = [
     "CommandFailed",
@@ -33,5 +33,6 @@ __all__ = [
     "Result",
     "from_url",
     "install",
+    "prepare",
     "up",
 ]

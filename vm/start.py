@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from vm import folders, image
@@ -71,17 +72,27 @@ def up(
 
 def from_url(url: str, *, say: Say = print) -> Machine:
     """`up` by one word: vm://SUITE, or vm://SUITE?provider=vagrant&flavour=mta&init=small."""
+    suite, options = _parse(url)
+    return up(suite, **options, say=say)
+
+
+def prepare(url: str, *, say: Say = print) -> None:
+    """Make what machines of that URL start from, where it is missing: `from_url` is quick then."""
+    suite, options = _parse(url)
+    if options["provider"] == "qemu":
+        up(suite, **options, say=say).close()
+    else:
+        image.build(suite, options["flavour"], say=say)
+
+
+def _parse(url: str) -> tuple[str, dict[str, Any]]:
+    """The suite and the options for `up`."""
     parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
-    if parts.scheme != "vm" or not options.keys() <= {"provider", "flavour", "init"}:
+    given = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+    options = {"provider": "qemu", "flavour": "plain", "init": "systemd"}
+    if parts.scheme != "vm" or not given.keys() <= options.keys():
         raise MachineError(f"{url}: a machine is vm://SUITE[?provider=...&flavour=...&init=...]")
-    return up(
-        parts.netloc,
-        provider=options.get("provider", "qemu"),
-        flavour=options.get("flavour", "plain"),
-        init=options.get("init", "systemd"),
-        say=say,
-    )
+    return parts.netloc, options | given
 
 
 def install(machine: Machine, what: Path) -> None:
