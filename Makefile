@@ -27,10 +27,10 @@ if [ -n "$$missing" ]; then
 fi
 endef
 
-.PHONY: help setup demo lint test spec conformance man bench clean stage deb vm-setup vm-test vm-selftest bench-vm box
+.PHONY: help setup demo lint test spec mutants conformance man bench clean stage deb vm-setup vm-test vm-selftest bench-vm box
 
 help:
-	@echo "make demo | setup | lint | test | spec | conformance | man | bench | deb |"
+	@echo "make demo | setup | lint | test | spec | mutants | conformance | man | bench | deb |"
 	echo "     vm-test | vm-selftest | bench-vm | box | clean"
 
 # The packages of Debian that are missing, then a virtual environment with the commands in .venv/bin.
@@ -69,6 +69,10 @@ spec: setup
 	$(BIN)/python -m spec report build/spec/here.json --html build/spec/here.html \
 	  --junit build/spec/here.xml --tap build/spec/here.tap
 	exit $$status
+
+# Has the spec teeth? Deliberate faults in copies of the implementation; ARGS="-k share" for some.
+mutants: vm-setup
+	@$(SUDO) $(BIN)/python -m tests.mutants $(ARGS)
 
 # docs/conformance.md anew, of the results that are in build/spec.
 conformance: setup

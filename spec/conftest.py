@@ -33,7 +33,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     import vm
 
     try:
-        vm.prepare(target, say=lambda line: print(line, flush=True))
+        vm.prepare(target.replace("&fresh=no", ""), say=lambda line: print(line, flush=True))
     except vm.MachineError as error:
         pytest.exit(str(error), returncode=1)
 
@@ -124,7 +124,7 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
         describe(request.config, implementation=about, target=where)
         place.patience = request.config.getoption("--patience") or place.patience
         place.succeed(f"mkdir -p {ROOT}")
-        before = "" if place.disposable else place.run(LEFT).out
+        before = place.run(LEFT).out
         place.succeed(MAKE_TINY)
         place.freeze()
         yield place

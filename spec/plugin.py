@@ -23,6 +23,8 @@ from spec.recorder import About, Recorder
 from spec.results import Evidence, Outcome, clean
 
 PRECONDITION = "precondition: "
+# A promise that was not kept, also where what was seen cannot be taken apart as what was promised.
+FAILURES = (AssertionError, pytest.fail.Exception, LookupError, StopIteration, ValueError)
 Text = str | Callable[[], str]
 _EVIDENCE = pytest.StashKey[list[tuple[str, Text]]]()
 _ABOUT = pytest.StashKey[About]()
@@ -163,7 +165,7 @@ def _verdict(report: pytest.TestReport, error: BaseException | None) -> str:
         return "pass"
     if report.skipped:
         return "precondition" if str(error).startswith(PRECONDITION) else "skip"
-    return "fail" if isinstance(error, (AssertionError, pytest.fail.Exception)) else "error"
+    return "fail" if isinstance(error, FAILURES) else "error"
 
 
 def _line(text: str) -> str:

@@ -68,25 +68,20 @@ class Subhost:
         self.target.put(self.conf, whole)
         return self.conf
 
-    def start(self, text: str | None = None, *options: str, timeout: float = 60) -> Result:
+    def start(self, text: str | None = None) -> Result:
         """Run overlay-boot, whatever comes of it."""
         if text is not None:
             self.write(text)
-        return self.run(
-            f"overlay-boot {shlex.join([*options, self.conf])} < /dev/null", timeout=timeout
-        )
+        return self.run(f"overlay-boot {self.conf} < /dev/null", timeout=60)
 
-    def boot(self, text: str = "", *, bare: bool = False, timeout: float = 60) -> Result:
+    def boot(self, text: str = "") -> Result:
         """Boot it and wait until its init commands have come to /.reaper."""
-        self.write(text, bare=bare)
-        done = self.run(f"overlay-boot {self.conf} < /dev/null", timeout=timeout)
+        done = self.start(text)
         assert done.status == 0, done
-        assert self.up(timeout), (
-            f"it is not up after {timeout} s: {done}\n{self.target.read(self.log)}"
-        )
+        assert self.up(), f"it is not up: {done}\n{self.target.read(self.log)}"
         return done
 
-    def up(self, seconds: float = 30) -> bool:
+    def up(self, seconds: float = 20) -> bool:
         """Whether pid 1 runs /.reaper, now or within so many seconds."""
         return self.wait(f'[ "$(cat /proc/$(pid1 {self.quoted})/comm)" = .reaper ]', seconds)
 
@@ -97,9 +92,9 @@ class Subhost:
 
     def wait(self, condition: str, seconds: float = 10) -> bool:
         """Whether a shell condition comes true on the target within so many seconds."""
-        seconds *= self.target.patience
+        limit = int(seconds * self.target.patience * 1000)
         loop = f"""{PID1}
-end=$(($(date +%s%N) / 1000000 + {int(seconds * 1000)}))
+end=$(($(date +%s%N) / 1000000 + {limit}))
 until {{ {condition}; }} 2>/dev/null; do
     [ $(($(date +%s%N) / 1000000)) -lt $end ] || exit 9
     sleep 0.02

@@ -14,6 +14,8 @@ def test_one_file_says_it_all(subhost: Subhost) -> None:
     subhost.write(f"BASE=  . \nLOWER= \t{TINY}  \nSTART=none\nLOG={subhost.log}", bare=True)
     subhost.start()
     assert subhost.up()
+    assert subhost.target.exists(subhost.log)
+    assert "dummy_service" in subhost.inside("cat /proc/[0-9]*/comm")
 
 
 @clause("boot-conf-canonical")
@@ -256,7 +258,7 @@ def test_upper_on_an_overlay_is_refused(subhost: Subhost) -> None:
 
 
 @clause("error-unreadable")
-@pytest.mark.parametrize("content", [b"BASE=.\nUPPER=\xff\n", None])
+@pytest.mark.parametrize("content", [b"BASE=.\n# \xff\nSTART=none\n", None])
 def test_an_unreadable_file_is_refused(subhost: Subhost, content: bytes | None) -> None:
     """A file that is not there or not UTF-8 is refused in one line with status 2."""
     if content:

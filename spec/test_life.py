@@ -31,11 +31,9 @@ def test_boot_returns_when_the_init_commands_run(subhost: Subhost) -> None:
 @clause("boot-wait")
 def test_wait_returns_when_the_reaper_runs(subhost: Subhost) -> None:
     """With --wait all services have been started."""
-    text = slow_init(subhost)
-    subhost.write(text)
-    done = subhost.run(
-        f"(until overlay-go {subhost.name} touch /open; do sleep 0.1; done) & overlay-boot --wait {subhost.conf}"
-    )
+    init = subhost.put("init", "#!/bin/sh\necho 'sleep 1; sleep 99 & exec /.reaper'\n")
+    subhost.write(f"INIT= {init}")
+    done = subhost.run(f"overlay-boot --wait {subhost.conf} < /dev/null")
     assert done.status == 0, done
     assert subhost.target.run(f"cat /proc/{subhost.pid1()}/comm").out == ".reaper\n"
 

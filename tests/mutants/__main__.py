@@ -29,7 +29,6 @@ SOURCE = Path(__file__).parents[2]
 FAULTS = Path(__file__).with_name("faults.toml")
 TESTED = ("must", "default")  # the levels of which every clause needs a fault
 LIMIT = 600  # seconds for the tests of one fault
-PATIENCE = 0.3  # a faulty subhost need not be waited for as long as a good one
 
 
 class MutantError(Exception):
@@ -51,14 +50,14 @@ class Fault:
             if clause not in clauses():
                 yield f"{self.name}: no man page has the clause {clause}"
         for edit in self.edits:
-            text = (SOURCE / edit["file"]).read_text()
+            text = place(SOURCE, edit).read_text()
             if "find" in edit and (count := text.count(edit["find"])) != 1:
                 yield f"{self.name}: {edit['file']} has {count} times: {edit['find']!r}"
 
     def apply(self, root: Path) -> None:
         """Make it in the copy of the implementation at root."""
         for edit in self.edits:
-            path = root / edit["file"]
+            path = place(root, edit)
             if "find" not in edit:
                 path.unlink()
                 continue
@@ -66,6 +65,12 @@ class Fault:
             path.write_text(text)
             if path.suffix == ".py":
                 compile(text, str(path), "exec")
+
+
+def place(root: Path, edit: dict[str, str]) -> Path:
+    """The file that an edit is about."""
+    here = root / edit["file"]
+    return here if here.exists() else root / "overlay_boot" / edit["file"]
 
 
 def load() -> tuple[list[Fault], dict[str, str]]:
@@ -98,21 +103,21 @@ def build(root: Path, fault: Fault | None) -> Path:
         shutil.copy2(SOURCE / name, root)
     if fault:
         fault.apply(root)
-        if {"setup.py", "overlay_boot/reaper.c"} & {edit["file"] for edit in fault.edits}:
+        if {"setup.py", "reaper.c"} & {edit["file"] for edit in fault.edits}:
             command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", "built"]
             subprocess.run(command, cwd=root, check=True, capture_output=True)
             (root / "built/overlay_boot/reaper").replace(root / "overlay_boot/reaper")
-    place = root / "in/usr"
-    commands = place / "bin"
+    usr = root / "in/usr"
+    commands = usr / "bin"
     if not fault or fault.target == "here":
         package, python = commands, sys.executable
     else:
-        package, python = place / "lib/python3/dist-packages", "/usr/bin/python3"
+        package, python = usr / "lib/python3/dist-packages", "/usr/bin/python3"
         package.mkdir(parents=True)
     (root / "bin").replace(_parent(commands))
     (root / "overlay_boot").replace(package / "overlay_boot")
-    for command in commands.glob("overlay-*"):
-        command.write_text(command.read_text().replace("#!python", f"#!{python}", 1))
+    for file in commands.glob("overlay-*"):
+        file.write_text(file.read_text().replace("#!python", f"#!{python}", 1))
     return commands if package == commands else root / "in"
 
 
@@ -121,12 +126,12 @@ def _parent(path: Path) -> Path:
     return path
 
 
-def run(tests: list[str], implementation: Path, target: str, patience: float) -> dict[str, str]:
+def run(tests: list[str], implementation: Path, target: str) -> dict[str, str]:
     """The verdict of each test. Raises MutantError where the run itself fails."""
     results = implementation / "results.json"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
     command += [f"--implementation={implementation}", f"--target={target}"]
-    command += [f"--results={results}", f"--patience={patience}"]
+    command.append(f"--results={results}")
     command += [f"spec/{test}" for test in tests]
     with subprocess.Popen(
         command,
@@ -153,7 +158,7 @@ def missed(fault: Fault | None, tests: Catalogue, folder: Path) -> list[str]:
     names = sorted({test for clause in wanted for test in tests.of(clause)})
     with tempfile.TemporaryDirectory(dir=folder) as place:
         target = fault.target if fault else "here"
-        verdicts = run(names, build(Path(place), fault), target, PATIENCE if fault else 1)
+        verdicts = run(names, build(Path(place), fault), target)
     if fault is None:
         return [
             f"{test}: {how}"

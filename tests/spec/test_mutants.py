@@ -1,0 +1,11 @@
+"""The faults that the spec is tried on: see tests/mutants."""
+
+from __future__ import annotations
+
+from tests.mutants import __main__ as mutants
+
+
+def test_every_fault_fits_and_every_promise_has_one() -> None:
+    """Each edit is found once in the sources, and every must and default clause has a fault."""
+    faults, _ = mutants.load()
+    assert len(faults) >= 60
