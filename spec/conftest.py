@@ -14,7 +14,7 @@ from spec.subhost import MAKE_TINY, ROOT, TINY, Subhost
 from spec.targets import Here, Host, Ssh, Target, TargetError, Virtual
 
 BIN = "/opt/implementation"  # where a package's commands are linked on the target
-LEFT = """grep -E ' (/opt|/run|/srv)[/ ]| (overlay|nsfs) ' /proc/self/mounts
+LEFT = """grep -E ' (/opt|/run|/srv)[/ ]| (overlay|nsfs) ' /proc/self/mounts | grep -v ' /run/netns '
 find /run/netns /run/overlay-boot /opt/subhost /sys/class/net -mindepth 1
 for p in /proc/[0-9]*; do readlink $p/exe $p/ns/net | tr '\\n' ' '; cat $p/comm; done | sort -u |
     grep -E 'reaper|dummy|overlay' || :"""

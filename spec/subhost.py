@@ -154,3 +154,12 @@ done"""
                 rm -rf --one-file-system {self.folder} /tmp/overlay-{quoted}.log /tmp/oly-{quoted}.log""",
                 timeout=60,
             )
+        # Whatever an implementation has lost sight of, its children too; not this shell.
+        self.target.run(
+            f"""doomed=$(pgrep -d, -f '[/]{self.folder[1:]}/')
+            while [ "$doomed" ]; do
+                children=$(pgrep -d, -P $doomed)
+                echo $doomed | tr , ' ' | xargs kill -9
+                doomed=$children
+            done"""
+        )

@@ -409,27 +409,38 @@ def test_list(subhost: Subhost) -> None:
 # --- overlay-share, overlay-diskfile
 
 
-@clause(
-    "runtime-share",
-    "runtime-share-both",
-    "runtime-share-end",
-    "runtime-share-mountpoint",
-    "runtime-share-example",
-)
+def shared_folder(subhost: Subhost) -> str:
+    """A folder of the main host that is there in the subhost, too."""
+    shared = subhost.put("shared/from", "host\n").removesuffix("/from")
+    subhost.put(f"root{shared}/.here", "")
+    return shared
+
+
+@clause("runtime-share", "runtime-share-both", "runtime-share-end", "runtime-share-example")
 def test_share_with_a_running_subhost(subhost: Subhost) -> None:
     """Both sides have the folder in common, until the subhost ends."""
-    shared = subhost.put("shared/from", "host\n").removesuffix("/from")
+    shared = shared_folder(subhost)
     subhost.boot()
-    assert subhost.run(f"overlay-share {shared} {subhost.name}").status == 0
+    done = subhost.run(f"overlay-share {shared} {subhost.name}")
+    assert done.status == 0, done
     assert subhost.inside(f"cat {shared}/from; echo sub > {shared}/new") == "host\n"
     subhost.stop()
     assert subhost.target.read(f"{shared}/new") == "sub\n"
 
 
+@clause("runtime-share-mountpoint")
+def test_share_makes_the_mount_point(subhost: Subhost) -> None:
+    """A folder that the subhost does not have is shared all the same."""
+    shared = subhost.put("shared/from", "host\n").removesuffix("/from")
+    subhost.boot()
+    assert subhost.run(f"overlay-share {shared} {subhost.name}").status == 0
+    assert subhost.inside(f"cat {shared}/from") == "host\n"
+
+
 @clause("runtime-share-conf")
 def test_share_takes_the_configuration_file(subhost: Subhost) -> None:
     """The subhost can be named by its configuration file."""
-    shared = subhost.put("shared/from", "host\n").removesuffix("/from")
+    shared = shared_folder(subhost)
     subhost.boot()
     assert subhost.run(f"overlay-share {shared} {subhost.conf}").status == 0
     assert subhost.inside(f"cat {shared}/from") == "host\n"
