@@ -196,7 +196,7 @@ def test_work_inside_upper_starts_nothing(subhost: Subhost) -> None:
 def test_work_on_another_mount_starts_nothing(subhost: Subhost) -> None:
     """WORK must be on UPPER's mount."""
     subhost.target.succeed(f"mount -t tmpfs spec {subhost.folder}/work")
-    subhost.start()
+    subhost.start("")
     assert not subhost.up(2)
 
 

@@ -106,6 +106,7 @@ def disk(subhost: Subhost) -> Iterator[Subhost]:
         f"""set -e; cd {subhost.folder}; mkdir -p mnt content/some/path content/some/upper/path
         mkdir -p content/some/mnt/work; cp -a {TINY}/. content/; cp -a {TINY}/. content/some/path/
         mke2fs -q -t ext4 -d content disk.img 32M; truncate -s 40M parted.img
+        truncate -s 1M empty.img
         printf 'label: dos\\nstart=2048,size=2048\\nstart=4096,size=65536\\n' | sfdisk -q parted.img
         dd if=disk.img of=parted.img bs=512 seek=4096 conv=notrunc status=none
         losetup -f > /dev/null""",
@@ -168,7 +169,7 @@ def test_outside_of_a_boot_nothing_is_mounted(subhost: Subhost) -> None:
 
 
 @clause("diskfile-fails")
-@pytest.mark.parametrize("what", ["nothing.img", "disk.img 7"])
+@pytest.mark.parametrize("what", ["nothing.img", "empty.img", "disk.img 7"])
 def test_an_image_that_cannot_be_mounted_fails_the_boot(disk: Subhost, what: str) -> None:
     """One line says so, and nothing is started."""
     done = disk.start(f"LOWER=!overlay-diskfile mnt/ {what}")

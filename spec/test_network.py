@@ -66,13 +66,13 @@ def test_a_missing_bridge_is_an_error(subhost: Subhost) -> None:
     assert not link(subhost, f"{subhost.name}0")
 
 
-def stanza(subhost: Subhost, interface: str) -> str:
+def stanza(subhost: Subhost, interface: str, more: str = "") -> str:
     """An entry of the main host's interfaces(5) that leaves a trace; the trace's path."""
     trace = f"{subhost.folder}/{interface}.up"
     subhost.target.succeed(
         "cat >> /etc/network/interfaces",
         input=f"\n# spec {subhost.name}\niface {interface} inet manual\n"
-        f"    up echo up > {trace}; ip link set {interface} up\n",
+        f"    up echo up > {trace}; ip link set {interface} up\n    {more}\n",
     )
     return trace
 
@@ -113,6 +113,18 @@ def test_ifup_is_tried_again_at_the_next_start(subhost: Subhost) -> None:
         subhost.stop()
         subhost.wait(f"[ ! -e /sys/class/net/{subhost.name}0 ]")
         subhost.run(f"rm {trace}")
+
+
+@clause("stop-waits")
+@pytest.mark.usefixtures("interfaces")
+def test_stop_waits_for_the_host_ends_own_ending(subhost: Subhost) -> None:
+    """When it returns all is gone, however long the stanza's down command takes."""
+    stanza(subhost, f"{subhost.name}0", "down sleep 0.5")
+    subhost.boot("CABLES= =")
+    name = subhost.name
+    left = f"ls -d /run/netns/{name} /sys/class/net/{name}0 /run/overlay-boot/{name} 2> /dev/null"
+    done = subhost.run(f"overlay-stop {name} || echo failed; {left}")
+    assert done.out == "", done
 
 
 @clause("interfaces-file")

@@ -332,8 +332,10 @@ def test_no_path_leads_back_to_the_main_host(subhost: Subhost) -> None:
     points = {line.split()[4] for line in table.splitlines()}
     assert points <= {"/", "/dev", "/dev/pts", "/dev/shm", "/proc", "/run", "/sys", "/.reaper"}
     ids = subhost.inside("stat -c %i / /.. /proc/1/root/../.. /proc/1/cwd/../../..").split()
-    bottom = subhost.run(f"nsenter --mount --target {subhost.pid1()} stat -c %i /").out.split()
-    assert len({*ids, *bottom}) == 1 == len(bottom)
+    pid = subhost.pid1()
+    bottom = subhost.run(f"nsenter --mount --target {pid} stat -c %i /").out.split()
+    root = subhost.run(f"stat -Lc %i /proc/{pid}/root").out.split()
+    assert {*ids} == {*bottom} == {*root} and len(root) == 1
 
 
 @clause("mounts-private")

@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -95,76 +94,52 @@ def load() -> tuple[list[Fault], dict[str, str]]:
     return faults, exempt
 
 
-def build(root: Path, fault: Fault | None) -> Path:
-    """A copy of the implementation with the fault, made below root; its folder of commands."""
+def build(root: Path, fault: Fault) -> Path:
+    """A copy of the implementation with the fault, made below root; its folder of commands, or
+    for a machine of its own the tree to lay over that."""
     for name in ("overlay_boot", "bin"):
         shutil.copytree(SOURCE / name, root / name)
     for name in ("setup.py", "pyproject.toml", "README.md"):
         shutil.copy2(SOURCE / name, root)
-    if fault:
-        fault.apply(root)
-        if {"setup.py", "reaper.c"} & {edit["file"] for edit in fault.edits}:
-            command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", "built"]
-            subprocess.run(command, cwd=root, check=True, capture_output=True)
-            (root / "built/overlay_boot/reaper").replace(root / "overlay_boot/reaper")
-    usr = root / "in/usr"
-    commands = usr / "bin"
-    if not fault or fault.target == "here":
-        package, python = commands, sys.executable
-    else:
-        package, python = usr / "lib/python3/dist-packages", "/usr/bin/python3"
-        package.mkdir(parents=True)
-    (root / "bin").replace(_parent(commands))
-    (root / "overlay_boot").replace(package / "overlay_boot")
+    fault.apply(root)
+    if {"setup.py", "reaper.c"} & {edit["file"] for edit in fault.edits}:
+        command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", "built"]
+        subprocess.run(command, cwd=root, check=True, capture_output=True)
+        (root / "built/overlay_boot/reaper").replace(root / "overlay_boot/reaper")
+    here = fault.target == "here"
+    tree = root / "tree"
+    commands = tree / "usr/bin"
+    package = commands if here else tree / "usr/lib/python3/dist-packages"
+    python = sys.executable if here else "/usr/bin/python3"
+    shutil.move(root / "bin", commands)
+    shutil.move(root / "overlay_boot", package / "overlay_boot")
     for file in commands.glob("overlay-*"):
         file.write_text(file.read_text().replace("#!python", f"#!{python}", 1))
-    return commands if package == commands else root / "in"
-
-
-def _parent(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    return commands if here else tree
 
 
 def run(tests: list[str], implementation: Path, target: str) -> dict[str, str]:
     """The verdict of each test. Raises MutantError where the run itself fails."""
-    results = implementation / "results.json"
+    results = implementation.parent / "results.json"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
     command += [f"--implementation={implementation}", f"--target={target}"]
-    command.append(f"--results={results}")
-    command += [f"spec/{test}" for test in tests]
-    with subprocess.Popen(
-        command,
-        cwd=SOURCE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            said = process.communicate(timeout=LIMIT)[0]
-        except BaseException:
-            os.killpg(process.pid, signal.SIGTERM)
-            raise
+    command += [f"--results={results}", *(f"spec/{test}" for test in tests)]
+    done = subprocess.run(
+        command, cwd=SOURCE, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
     if not results.exists():
-        raise MutantError(said[-2000:])
+        raise MutantError(f"{done.stdout}{done.stderr}"[-2000:])
     return {row["id"]: row["verdict"] for row in json.loads(results.read_text())["tests"]}
 
 
-def missed(fault: Fault | None, tests: Catalogue, folder: Path) -> list[str]:
+def missed(fault: Fault, tests: Catalogue, folder: Path) -> list[str]:
     """The clauses that did not notice the fault, with the verdicts of their tests; without a
     fault, the tests that do not pass."""
-    wanted = fault.clauses if fault else list(in_force("ours"))
-    names = sorted({test for clause in wanted for test in tests.of(clause)})
+    names = sorted({test for clause in fault.clauses for test in tests.of(clause)})
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        target = fault.target if fault else "here"
-        verdicts = run(names, build(Path(place), fault), target)
-    if fault is None:
-        return [
-            f"{test}: {how}"
-            for test, how in verdicts.items()
-            if how not in ("pass", "precondition")
-        ]
+        verdicts = run(names, build(Path(place), fault), fault.target)
+    if not fault.edits:
+        return [f"{test}: {how}" for test, how in verdicts.items() if how != "pass"]
     return [
         f"{clause}: " + ", ".join(f"{test} {verdicts.get(test)}" for test in tests.of(clause))
         for clause in fault.clauses
@@ -194,21 +169,31 @@ def _try(faults: list[Fault], number: int) -> int:
     started = time.monotonic()
     tests = collect()
     survived = 0
+    controls = [
+        Fault(
+            "without a fault",
+            sorted({c for f in faults if f.target == t for c in f.clauses}),
+            [],
+            t,
+        )
+        for t in sorted({fault.target for fault in faults})
+    ]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(number) as pool:
-        tried: list[Fault | None] = [None, *faults]
-        found = pool.map(lambda fault: missed(fault, tests, Path(folder)), tried)
-        for fault, lines in zip(tried, found, strict=True):
-            name = fault.name if fault else "(no fault: all tests pass)"
-            print(
-                f"{'MISSED' if lines else 'caught'}  {name}", *lines, sep="\n        ", flush=True
-            )
-            survived += bool(lines and fault)
-            if lines and not fault:
-                raise MutantError("the implementation fails without a fault already")
-    noticing = {clause for fault in faults for clause in fault.clauses}
+        try:
+            tried = controls + faults
+            found = pool.map(lambda fault: missed(fault, tests, Path(folder)), tried)
+            for fault, lines in zip(tried, found, strict=True):
+                word = ("missed" if lines else "caught") if fault.edits else "control"
+                print(f"{word:8}{fault.name}", *lines, sep="\n        ", flush=True)
+                if lines and not fault.edits:
+                    raise MutantError(f"{fault.target}: tests fail without any fault")
+                survived += bool(lines)
+        finally:
+            pool.shutdown(cancel_futures=True)
     print(
-        f"{len(faults) - survived} of {len(faults)} faults caught, tied to {len(noticing)} clauses,"
-        f" in {time.monotonic() - started:.0f} s"
+        f"{len(faults) - survived} of {len(faults)} faults caught, each by all the clauses it is"
+        f" tied to, {len({c for f in faults for c in f.clauses})} in all, in"
+        f" {time.monotonic() - started:.0f} s"
     )
     return 1 if survived else 0
 
