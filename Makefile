@@ -13,6 +13,7 @@ VM_PACKAGES = cpio debian-archive-keyring lz4 mmdebstrap openssh-client qemu-sys
 VAGRANT_PACKAGES = libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system \
 	vagrant vagrant-libvirt
 SUITE ?= trixie
+WORKERS ?= $(shell nproc)
 PROVIDER ?= qemu
 DEB_PACKAGES = asciidoctor debhelper dh-python dpkg-dev musl-tools pybuild-plugin-pyproject python3-all \
 	python3-setuptools
@@ -64,7 +65,7 @@ test: lint
 spec: setup
 	@mkdir -p build/spec
 	status=0
-	$(SUDO) $(BIN)/python -m spec run --implementation $(BIN) -n 2 --allow-preconditions --results build/spec/here.json \
+	$(SUDO) $(BIN)/python -m spec run --implementation $(BIN) -n $(WORKERS) --allow-preconditions --results build/spec/here.json \
 	  $(ARGS) || status=$$?
 	$(BIN)/python -m spec report build/spec/here.json --html build/spec/here.html \
 	  --junit build/spec/here.xml --tap build/spec/here.tap
@@ -112,15 +113,17 @@ vm-setup: setup
 	@$(call install,$(VM_PACKAGES) $(if $(filter vagrant,$(PROVIDER)),$(VAGRANT_PACKAGES)))
 
 # The spec in disposable machines: on this working tree, or on DEB, a file or a package of SUITE.
-# PROVIDER=vagrant goes through Vagrant; ARGS are handed on to `python -m spec run`.
+# PROVIDER=vagrant goes through Vagrant, with one machine for all tests, since its snapshots are
+# slow; ARGS are handed on to `python -m spec run`.
 PAGE = $(if $(DEB),1.6,ours)
-RESULTS = build/spec/$(SUITE)$(if $(DEB),-$(basename $(notdir $(DEB)))).json
+VIA = $(if $(filter vagrant,$(PROVIDER)),-vagrant)
+RESULTS = build/spec/$(SUITE)$(if $(DEB),-$(firstword $(subst _, ,$(notdir $(DEB)))))$(VIA).json
 vm-test: vm-setup $(if $(DEB),,stage)
 	@what='$(if $(DEB),$(DEB),build/stage)'
 	[ -e "$$what" ] || what=$$($(BIN)/python -m vm fetch "$$what" $(SUITE))
 	mkdir -p build/spec
 	status=0
-	$(BIN)/python -m spec run --target 'vm://$(SUITE)?provider=$(PROVIDER)&flavour=mta' -n 2 \
+	$(BIN)/python -m spec run --target 'vm://$(SUITE)?provider=$(PROVIDER)&flavour=mta$(if $(VIA),&fresh=no)' -n $(WORKERS) \
 	  --implementation "$$what" --page $(PAGE) --results $(RESULTS) $(ARGS) || status=$$?
 	$(BIN)/python -m spec report $(RESULTS) --html $(RESULTS:.json=.html) \
 	  --junit $(RESULTS:.json=.xml) --tap $(RESULTS:.json=.tap)
