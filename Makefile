@@ -115,7 +115,7 @@ vm-setup: setup
 # The spec in disposable machines: on this working tree, or on DEB, a file or a package of SUITE.
 # PROVIDER=vagrant goes through Vagrant, with one machine for all tests, since its snapshots are
 # slow; ARGS are handed on to `python -m spec run`.
-PAGE = $(if $(DEB),1.6,ours)
+PAGE ?= $(if $(filter-out overlay-boot-python%,$(notdir $(DEB))),1.6,ours)
 VIA = $(if $(filter vagrant,$(PROVIDER)),-vagrant)
 RESULTS = build/spec/$(SUITE)$(if $(DEB),-$(firstword $(subst _, ,$(notdir $(DEB)))))$(VIA).json
 vm-test: vm-setup $(if $(DEB),,stage)

@@ -222,9 +222,10 @@ def _failures(report: _Report) -> str:
     parts = []
     for run, judged in zip(report.runs, report.verdicts, strict=True):
         groups: dict[tuple[int, str, str], list[Judgement]] = {}
+        quiet = _QUIET + (("untested",) if run["selection"] else ())
         for one in judged.values():
             verdict = shown(one)
-            if verdict not in _QUIET:
+            if verdict not in quiet:
                 why = one["expected"] or next(
                     iter(reasons(run, one)), one["untested"] or "no test"
                 )
@@ -240,7 +241,10 @@ def _failures(report: _Report) -> str:
         for test in run["tests"]:
             if not test["clauses"] and test["verdict"] in ("fail", "error"):
                 items += f"<li>{_test(report, report.runs.index(run), test, '')}</li>"
-        none = "<p>Nothing: every clause in force passed.</p>"
+        all_of = (
+            " of the part that was run" if run["selection"] else ": every clause in force passed"
+        )
+        none = f"<p>Nothing{all_of}.</p>"
         parts.append(f"<h3>{escape(label(run))}</h3>{f'<ul>{items}</ul>' if items else none}")
     return "".join(parts)
 
