@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -145,8 +146,15 @@ def subhost(target: Target, request: pytest.FixtureRequest) -> Iterator[Subhost]
     number = request.config.stash.setdefault(_COUNT, [0])
     number[0] += 1
     commands: list[str] = []
-    with target.fresh():
-        made = Subhost(target, f"s{worker}x{number[0]}", commands.append)
+    with ExitStack() as stack:
+        stack.enter_context(target.fresh())
+        try:
+            made = Subhost(target, f"s{worker}x{number[0]}", commands.append)
+        except TargetError as error:  # a machine that breaks before the test has begun
+            record_evidence(request, "another machine broke at once", str(error))
+            stack.close()
+            stack.enter_context(target.fresh())
+            made = Subhost(target, f"s{worker}x{number[0]}", commands.append)
         record_evidence(request, "to reproduce by hand", lambda: "\n".join(commands))
         record_evidence(request, "the subhost", made.evidence)
         try:

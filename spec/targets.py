@@ -236,7 +236,7 @@ class Virtual(Target):
         raise NotImplementedError("commands go over the machine's own channel")
 
     def run(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
-        from vm import CommandTimeout
+        from vm import CommandTimeout, MachineError
 
         whole = f"export PATH={shlex.quote(self.path)}\n{command}"
         status = None
@@ -245,6 +245,8 @@ class Virtual(Target):
             done = self.machine.run(whole, timeout=limit, input=input.encode())
         except CommandTimeout as late:
             done, status = late.result, 124
+        except MachineError as error:
+            raise TargetError(str(error)) from error
         out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
         return Result(command, done.status if status is None else status, out, err)
 

@@ -190,10 +190,12 @@ def test_a_vlan_in_a_bridge(subhost: Subhost, bridge: str) -> None:
 
 
 @clause("vlan-subhost-end")
-@pytest.mark.usefixtures("vlans")
+@pytest.mark.usefixtures("vlans", "interfaces")
 def test_the_subhost_sets_up_its_end_of_a_vlan(subhost: Subhost) -> None:
     """A VLAN interface that the subhost makes on its eth0 reaches the main host's."""
+    trace = stanza(subhost, f"{subhost.name}0.302")
     subhost.boot("CABLES= = =.302")
+    assert subhost.wait(f"[ -s {trace} ]")
     inside = f"ip netns exec {subhost.name} ip"
     subhost.target.succeed(
         f"""{inside} link add link eth0 name eth0.302 type vlan id 302
