@@ -123,7 +123,7 @@ vm-test: vm-setup $(if $(DEB),,stage)
 	[ -e "$$what" ] || what=$$($(BIN)/python -m vm fetch "$$what" $(SUITE))
 	mkdir -p build/spec
 	status=0
-	$(BIN)/python -m spec run --target 'vm://$(SUITE)?provider=$(PROVIDER)&flavour=mta$(if $(VIA),&fresh=no)' -n $(WORKERS) \
+	$(BIN)/python -m spec run --target 'vm://$(SUITE)?provider=$(PROVIDER)&flavour=mta$(if $(VIA),&fresh=no)' -n $(if $(VIA),1,$(WORKERS)) \
 	  --implementation "$$what" --page $(PAGE) --results $(RESULTS) $(ARGS) || status=$$?
 	$(BIN)/python -m spec report $(RESULTS) --html $(RESULTS:.json=.html) \
 	  --junit $(RESULTS:.json=.xml) --tap $(RESULTS:.json=.tap)
