@@ -12,7 +12,8 @@ from overlay_boot.enter import inside
 from overlay_boot.linux import SIGCONT, SIGKILL, SIGTERM, kill_process
 from overlay_boot.records import Record
 
-SETTLE = 10.0  # seconds for the kernel and the keeper to clear up after the last process
+SETTLE = 10.0  # seconds for the kernel to clear up after the last process
+IFDOWN = 90.0  # seconds for the keeper, which waits for ifdown and what that calls
 
 
 def stop(record: Record, timeout: float) -> None:
@@ -78,20 +79,19 @@ def _terminate_all() -> None:
 
 
 def _wait_until_clear(record: Record) -> None:
-    deadline = time.monotonic() + SETTLE
+    deadline = time.monotonic() + IFDOWN
     while record.stands():
         if record.lock():  # the keeper is gone: its work falls to us
             record.clear()
-        _pause(deadline, f"the record {record.path}")
+        elif time.monotonic() > deadline:
+            raise OverlayBootError(f"{record.name}: ifdown does not end: see ps, and end it")
+        time.sleep(0.001)
+    deadline = time.monotonic() + SETTLE
     while left := record.interfaces():
         if time.monotonic() > deadline - SETTLE / 2:
             from overlay_boot.net import delete_links
 
             delete_links(left)  # something outside the subhost holds its network namespace
-        _pause(deadline, f"the interfaces {' '.join(left)}")
-
-
-def _pause(deadline: float, what: str) -> None:
-    if time.monotonic() > deadline:
-        raise OverlayBootError(f"{what} did not go away: remove it by hand")
-    time.sleep(0.001)
+        if time.monotonic() > deadline:
+            raise OverlayBootError(f"{' '.join(left)} did not go away: remove it by hand")
+        time.sleep(0.001)
