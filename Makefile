@@ -60,16 +60,20 @@ test: lint
 	$(BIN)/python -m spec check
 	$(MAKE) --no-print-directory spec
 
+# $(call run_spec,RESULTS.json,OPTIONS,SUDO): the spec and its reports, of this run or none.
+define run_spec
+mkdir -p $(dir $(1))
+rm -f $(basename $(1)).*
+status=0
+$(3) $(BIN)/python -m spec run $(2) --results $(1) -n $(WORKERS) $(ARGS) || status=$$?
+[ ! -e $(1) ] || $(BIN)/python -m spec report $(1) --html $(1:.json=.html) --junit $(1:.json=.xml) --tap $(1:.json=.tap)
+exit $$status
+endef
+
 # The spec on this machine, as root, in name spaces of its own; reports in build/spec.
 # ARGS="-k vlan --target ssh://root@machine" and the like: see python -m spec run --help.
 spec: setup
-	@mkdir -p build/spec
-	status=0
-	$(SUDO) $(BIN)/python -m spec run --implementation $(BIN) -n $(WORKERS) --allow-preconditions --results build/spec/here.json \
-	  $(ARGS) || status=$$?
-	$(BIN)/python -m spec report build/spec/here.json --html build/spec/here.html \
-	  --junit build/spec/here.xml --tap build/spec/here.tap
-	exit $$status
+	@$(call run_spec,build/spec/here.json,--implementation $(BIN) --allow-preconditions,$(SUDO))
 
 # Has the spec teeth? Deliberate faults in copies of the implementation; ARGS="-k share" for some.
 mutants: vm-setup
@@ -118,16 +122,12 @@ vm-setup: setup
 PAGE ?= $(if $(filter-out overlay-boot-python%,$(notdir $(DEB))),1.6,ours)
 VIA = $(if $(filter vagrant,$(PROVIDER)),-vagrant)
 RESULTS = build/spec/$(SUITE)$(if $(DEB),-$(firstword $(subst _, ,$(notdir $(DEB)))))$(VIA).json
+TARGET = vm://$(SUITE)?provider=$(PROVIDER)&flavour=mta$(if $(VIA),&fresh=no)
+vm-test: WORKERS := $(if $(VIA),1,$(WORKERS))
 vm-test: vm-setup $(if $(DEB),,stage)
 	@what='$(if $(DEB),$(DEB),build/stage)'
 	[ -e "$$what" ] || what=$$($(BIN)/python -m vm fetch "$$what" $(SUITE))
-	mkdir -p build/spec
-	status=0
-	$(BIN)/python -m spec run --target 'vm://$(SUITE)?provider=$(PROVIDER)&flavour=mta$(if $(VIA),&fresh=no)' -n $(if $(VIA),1,$(WORKERS)) \
-	  --implementation "$$what" --page $(PAGE) --results $(RESULTS) $(ARGS) || status=$$?
-	$(BIN)/python -m spec report $(RESULTS) --html $(RESULTS:.json=.html) \
-	  --junit $(RESULTS:.json=.xml) --tap $(RESULTS:.json=.tap)
-	exit $$status
+	$(call run_spec,$(RESULTS),--target '$(TARGET)' --implementation "$$what" --page $(PAGE))
 
 # The harness' own tests on real machines, some minutes.
 vm-selftest: vm-setup

@@ -22,6 +22,7 @@ PACKAGES = [
     "kmod",
     "procps",
     "util-linux",
+    "util-linux-extra",
     "e2fsprogs",
     "fdisk",
     "iproute2",
