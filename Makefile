@@ -71,7 +71,7 @@ exit $$status
 endef
 
 # The spec on this machine, as root, in name spaces of its own; reports in build/spec.
-# ARGS="-k vlan --target ssh://root@machine" and the like: see python -m spec run --help.
+# ARGS="-k vlan" and the like: see python -m spec run --help.
 spec: setup
 	@$(call run_spec,build/spec/here.json,--implementation $(BIN) --allow-preconditions,$(SUDO))
 

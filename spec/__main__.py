@@ -100,7 +100,11 @@ def _compare(options: argparse.Namespace) -> int:
 def _conformance(options: argparse.Namespace) -> int:
     from spec.report_markdown import conformance
 
-    print(conformance([results.load(path) for path in options.results]), end="")
+    runs = [results.load(path) for path in options.results]
+    for path, run in zip(options.results, runs, strict=True):
+        if run["selection"]:
+            raise results.ResultsError(f"{path}: not a whole run: {run['selection']}")
+    print(conformance(runs), end="")
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from spec.plugin import describe, judge_run, precondition, record_evidence
 from spec.subhost import MAKE_TINY, ROOT, TINY, Subhost
 from spec.targets import Here, Host, Ssh, Target, TargetError, Virtual
 
+WORKERS = "one machine cannot be shared: -n 1, or no -n, with this target"
 BIN = "/opt/implementation"  # where a package's commands are linked on the target
 LEFT = """grep -E ' (/opt|/run|/srv)[/ ]| (overlay|nsfs) ' /proc/self/mounts | grep -v ' /run/netns '
 find /run/netns /run/overlay-boot /opt/subhost /sys/class/net -mindepth 1
@@ -27,9 +29,20 @@ def _implementation(config: pytest.Config) -> Path | None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Prepare virtual machines once for all workers, with its progress on the terminal."""
+    """Refuse what cannot work before the first test, and prepare virtual machines once for all
+    workers, with its progress on the terminal."""
     target = session.config.getoption("--target")
-    if not target.startswith("vm://") or hasattr(session.config, "workerinput"):
+    if hasattr(session.config, "workerinput"):
+        return
+    kind = target.partition("://")[0]
+    if kind not in ("here", "host", "ssh", "vm"):
+        pytest.exit(f"--target {target}: here, host, ssh://[user@]machine[:port], vm://SUITE", 2)
+    if kind in ("here", "host") and os.geteuid() != 0:
+        pytest.exit(f"--target {target} makes namespaces and mounts: run the spec as root", 2)
+    several = (session.config.getoption("numprocesses", None) or 0) > 1
+    if several and (kind in ("host", "ssh") or "&fresh=no" in target):
+        pytest.exit(f"--target {target}: {WORKERS}", 2)
+    if kind != "vm":
         return
     import vm
 
@@ -50,11 +63,7 @@ def make_target(config: pytest.Config) -> Target:
         return Host()
     if wanted.startswith("ssh://"):
         return Ssh(wanted)
-    if wanted.startswith("vm://"):
-        return Virtual(wanted)
-    raise pytest.UsageError(
-        f"--target {wanted}: here, host, ssh://[user@]machine[:port], vm://SUITE"
-    )
+    return Virtual(wanted)
 
 
 def install(target: Target, config: pytest.Config) -> dict[str, str]:
@@ -70,6 +79,8 @@ def install(target: Target, config: pytest.Config) -> dict[str, str]:
         ).split()
         if isinstance(target, Virtual):
             target.install(deb)
+        elif name != "overlay-boot":
+            raise TargetError(f"{deb.name} has modules of Python: test it in a vm:// target")
         else:
             unpack(target)
         return {
@@ -81,18 +92,25 @@ def install(target: Target, config: pytest.Config) -> dict[str, str]:
         target.install(folder)
     elif folder:
         target.path = f"{folder}:{target.path}"
-    found = target.run("command -v overlay-boot")
-    if found.status:
+    found = target.run("command -v overlay-boot").out.strip()
+    if not found:
         raise TargetError("no overlay-boot on the target's PATH: give --implementation or --deb")
-    owner = "" if folder else target.run("dpkg-query -W -f '${Version}' overlay-boot").out
-    name = "debian" if owner else "ours"
-    return {"name": name, "version": owner or _commit(), "source": found.out.strip()}
+    if target.path.startswith(f"{folder}:") and found != f"{folder}/overlay-boot":
+        raise TargetError(f"{target.name} has no {folder}/overlay-boot")
+    owner = target.run(
+        f"dpkg-query -W -f '${{Package}} ${{Version}}' \"$(dpkg -S {found} | sed 's/:.*//')\""
+    ).out.split()
+    name = {"overlay-boot": "debian"}.get(owner[0] if owner else "", "ours")
+    return {"name": name, "version": owner[1] if owner else _commit(), "source": found}
 
 
 def _commit() -> str:
     """The commit of this working tree, where git knows it."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
 
 
 def unpack(target: Target) -> None:
@@ -129,7 +147,11 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
         place.succeed(MAKE_TINY)
         place.freeze()
         yield place
-        after = "" if place.disposable else place.run(f"rm -r {TINY}; {LEFT}").out
+        if not place.disposable:
+            place.run(f"rm -r {TINY}")
+            limit = time.monotonic() + 10 * place.patience
+            while (after := place.run(LEFT).out) != before and time.monotonic() < limit:
+                time.sleep(0.2)
     finally:
         place.close()
     if not place.disposable:

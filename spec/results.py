@@ -174,9 +174,12 @@ def findings(results: Results) -> list[tuple[str, str]]:
 
 
 def trouble(results: Results, *, allow_preconditions: bool = False) -> list[str]:
-    """Why the run is not a success; preconditions and skips are no reason where allowed."""
-    fine = ("precondition", "skip") if allow_preconditions else ()
-    return [f"{verdict} {line}" for verdict, line in findings(results) if verdict not in fine]
+    """Why the run is not a success; preconditions are no reason where allowed."""
+    return [
+        f"{verdict} {line}"
+        for verdict, line in findings(results)
+        if not (allow_preconditions and verdict == "precondition")
+    ]
 
 
 def surprises(results: Results) -> list[str]:

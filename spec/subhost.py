@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 
-from spec.targets import Result, Target
+from spec.targets import Result, Target, TargetError
 
 ROOT = "/opt/subhost"
 TINY = f"{ROOT}/.tiny"  # a root file system of a static shell and its tools
@@ -45,16 +45,24 @@ class Subhost:
         self.log = f"{self.folder}/log"
         self.note = note
         self.named = [name]  # whatever names it runs under
-        self.run(f"mkdir -p {self.folder}/root {self.folder}/work {self.folder}/live")
+        note(f"# {TINY} is busybox with its links: MAKE_TINY in spec/subhost.py")
+        made = self.run(f"mkdir {self.folder} && cd {self.folder} && mkdir root work live")
+        if made.status:
+            raise TargetError(str(made))
 
     def run(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
         """Run a command on the target, noted for whoever wants to reproduce the test."""
-        self.note(f"# {command.strip()}" + (f" << EOF\n{input}\nEOF" if input else ""))
+        self.note(f"# {command.strip()}" + (f" << 'EOF'\n{input}\nEOF" if input else ""))
         return self.target.run(command, timeout=timeout, input=input)
 
     def put(self, name: str, text: str, mode: int = 0o755) -> str:
         """Write a file beside the configuration; its path."""
         path = f"{self.folder}/{name}"
+        where = shlex.quote(path)
+        self.note(
+            f"# mkdir -p \"$(dirname {where})\"\n# cat > {where} << 'EOF'\n{text}EOF\n"
+            f"# chmod {mode:o} {where}"
+        )
         self.target.put(path, text, mode)
         return path
 
@@ -64,7 +72,7 @@ class Subhost:
         defaults = {"BASE": ".", "LOWER": TINY, "START": "none", "LOG": self.log}
         lines = [] if bare else [f"{k}= {v}" for k, v in defaults.items() if k not in given]
         whole = "\n".join([*lines, text]) + "\n"
-        self.note(f"# cat > {self.conf} << EOF\n{whole}EOF")
+        self.note(f"# cat > {self.conf} << 'EOF'\n{whole}EOF")
         self.target.put(self.conf, whole)
         return self.conf
 
@@ -125,9 +133,14 @@ done"""
 
     def stop(self, *options: str, timeout: float = 60) -> Result:
         """Run overlay-stop on the configuration file, and wait until its pid 1 is gone."""
+        pid = self.pid1()
         done = self.run(f"overlay-stop {shlex.join([*options, self.conf])}", timeout=timeout)
-        assert self.wait(f"! pid1 {self.quoted}", 15), f"pid 1 still runs: {done}"
+        assert self.ended(pid), f"pid 1 still runs: {done}"
         return done
+
+    def ended(self, pid: int) -> bool:
+        """Whether its pid 1 goes away, whatever becomes of its network namespace's name."""
+        return self.wait(f"! pid1 {self.quoted} && [ ! -e /proc/{pid or 'none'} ]", 15)
 
     def evidence(self) -> str:
         """What would explain a failure: configuration, log, mounts, links, processes."""

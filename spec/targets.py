@@ -65,8 +65,11 @@ class Target(ABC):
                 status = process.returncode
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
-                out, err = process.communicate()
                 status = 124
+                try:
+                    out, err = process.communicate(timeout=5)
+                except subprocess.TimeoutExpired as held:  # by what left the process group
+                    out, err = held.output or b"", held.stderr or b""
         return Result(command, status, out.decode(errors="replace"), err.decode(errors="replace"))
 
     def succeed(self, command: str, *, timeout: float = 30, input: str = "") -> str:
@@ -130,6 +133,12 @@ class Ssh(Target):
     def argv(self, command: str) -> list[str]:
         return [*self.ssh, "sh", "-c", shlex.quote(command)]
 
+    def run(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
+        done = super().run(command, timeout=timeout, input=input)
+        if done.status == 255:  # ssh's own, unless the command's
+            raise TargetError(f"{self.name}: {done.err.strip() or done}")
+        return done
+
     def close(self) -> None:
         subprocess.run(
             [*self.ssh[:-1], "-O", "exit", self.ssh[-1]], check=False, stderr=subprocess.DEVNULL
@@ -137,7 +146,7 @@ class Ssh(Target):
         os.rmdir(self.folder)
 
 
-OWN = ("/run", "/tmp", "/opt")  # what the sandbox has of its own
+OWN = ("/run", "/tmp", "/opt", "/srv")  # what the sandbox has of its own
 SANDBOX = r"""
 set -e
 mount --make-rprivate /
@@ -160,6 +169,7 @@ printf 'auto lo\niface lo inet loopback\n' > /mnt/interfaces
 mkdir -p /etc/network /run/network /run/lock /run/netns /opt/subhost
 mount --bind /mnt /etc/network
 umount /mnt
+mount -o remount,bind,ro /  # whatever an implementation does, this machine's files stay
 mount --make-rshared /  # as systemd does
 ip link set lo up
 echo ready
@@ -197,15 +207,20 @@ class Here(Target):
             text=True,
         )
         assert self.sandbox.stdout
-        said = self.sandbox.stdout.readline()
-        if said != "ready\n":
-            said += self.sandbox.stdout.read()
-            raise TargetError(f"the sandbox cannot be made: {' '.join(said.split())}")
+        said = []
+        for line in self.sandbox.stdout:
+            if line == "ready\n":
+                break
+            said.append(line.strip())
+        else:
+            raise TargetError(f"the sandbox cannot be made: {' '.join(said)}")
         children = Path(f"/proc/{self.sandbox.pid}/task/{self.sandbox.pid}/children")
         self.enter = ["nsenter", "--target", children.read_text().split()[0]]
         self.enter += ["--mount", "--net", "--ipc", "--uts", "--pid", "--wd=/"]
 
     def argv(self, command: str) -> list[str]:
+        if self.sandbox.poll() is not None:
+            raise TargetError("the sandbox has ended")
         return [*self.enter, "/bin/sh", "-c", command]
 
     def close(self) -> None:

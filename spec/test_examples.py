@@ -16,6 +16,9 @@ from spec.targets import Target
 def example(subhost: Subhost, request: pytest.FixtureRequest) -> Iterator[Subhost]:
     """The subhost with the example's own name and folder, which has root, work and live."""
     name = request.param
+    theirs = f"ls -d {ROOT}/{name} /run/netns/{name} /sys/class/net/{name}0 2> /dev/null"
+    if found := subhost.target.run(theirs).out.split():
+        precondition(f"the target has {', '.join(found)} of its own")
     subhost.run(f"rm -r {subhost.folder}")
     subhost.name, subhost.folder, subhost.conf = (
         name,
@@ -104,7 +107,7 @@ def disk(subhost: Subhost) -> Iterator[Subhost]:
     """The subhost with disk.img (one file system) and parted.img (it is the second partition)."""
     made = subhost.run(
         f"""set -e; cd {subhost.folder}; mkdir -p mnt content/some/path content/some/upper/path
-        mkdir -p content/some/mnt/work; cp -a {TINY}/. content/; cp -a {TINY}/. content/some/path/
+        mkdir -p content/some/work/path; cp -a {TINY}/. content/; cp -a {TINY}/. content/some/path/
         mke2fs -q -t ext4 -d content disk.img 32M; truncate -s 40M parted.img
         truncate -s 1M empty.img
         printf 'label: dos\\nstart=2048,size=2048\\nstart=4096,size=65536\\n' | sfdisk -q parted.img
@@ -142,13 +145,13 @@ def test_a_folder_of_a_partition_as_lower(disk: Subhost) -> None:
 
 @clause("diskfile-upper", "diskfile-same")
 def test_upper_and_work_in_a_partition(disk: Subhost) -> None:
-    """What the subhost writes is in the image."""
-    disk.target.succeed(
-        f"cd {disk.folder} && mkdir -p content/some/work/path && mke2fs -q -F -t ext4 -d content disk.img 32M"
-    )
-    disk.boot("UPPER=!overlay-diskfile mnt/some/upper/path disk.img\nWORK= mnt/some/work/path")
+    """What the subhost writes is in the image; WORK outside of it starts nothing."""
+    disk.boot("UPPER=!overlay-diskfile mnt/some/upper/path parted.img 2\nWORK= mnt/some/work/path")
     disk.inside("echo mine > /mine")
     assert disk.target.read(f"{disk.folder}/mnt/some/upper/path/mine") == "mine\n"
+    disk.stop()
+    disk.start("UPPER=!overlay-diskfile mnt/some/upper/path parted.img 2")
+    assert not disk.up(2)
 
 
 @clause("diskfile-mounted", "diskfile-stays")

@@ -155,7 +155,10 @@ def main() -> int:
     parser.add_argument("-n", metavar="N", type=int, default=os.cpu_count(), help="at once")
     options = parser.parse_args()
     try:
-        return _try([fault for fault in load() if options.k in fault.name], options.n)
+        faults = [fault for fault in load() if options.k.lower() in fault.name.lower()]
+        if not faults:
+            raise MutantError(f"no fault's name has {options.k!r}: see tests/mutants/faults.toml")
+        return _try(faults, options.n)
     except MutantError as error:
         print(error, file=sys.stderr)
         return 2
