@@ -56,7 +56,7 @@ lint: setup
 
 # Unit tests, boots, and the whole spec on this machine.
 test: lint
-	@$(SUDO) $(BIN)/python -m pytest tests
+	@$(SUDO) $(BIN)/python -m pytest -p no:cacheprovider tests
 	$(BIN)/python -m spec check
 	$(MAKE) --no-print-directory spec
 
@@ -96,10 +96,16 @@ bench: setup
 
 # The implementation as it lies in a Debian machine: what is put into a disposable one.
 stage: setup
-	@rm -rf build/stage
-	$(BIN)/pip install --quiet --no-deps --no-compile --target build/stage/usr/lib/python3/dist-packages .
-	mv build/stage/usr/lib/python3/dist-packages/bin build/stage/usr/bin
-	sed -i '1s|.*|#!/usr/bin/python3|' build/stage/usr/bin/*
+	@new=build/stage.$$$$
+	$(BIN)/pip install --quiet --no-deps --no-compile --target $$new/usr/lib/python3/dist-packages .
+	mv $$new/usr/lib/python3/dist-packages/bin $$new/usr/bin
+	sed -i '1s|.*|#!/usr/bin/python3|' $$new/usr/bin/*
+	if diff -rq $$new build/stage > /dev/null 2>&1; then  # another run may be reading it
+	  rm -r $$new
+	else
+	  rm -rf build/stage
+	  mv $$new build/stage
+	fi
 
 # The Debian package, in dist/, of the files that git knows.
 deb:

@@ -56,6 +56,7 @@ def _coverage(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     words = [sys.executable, "-m", "pytest", str(FOLDER), f"--target={options.target}"]
+    words += ["-p", "no:cacheprovider"]  # its folder may be root's
     words += [f"--page={options.page}"]
     for name in ("implementation", "deb", "results", "expectations"):
         if value := getattr(options, name):

@@ -32,6 +32,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Refuse what cannot work before the first test, and prepare virtual machines once for all
     workers, with its progress on the terminal."""
     target = session.config.getoption("--target")
+    if target.startswith("vm://"):
+        from vm.start import end_in_order
+
+        end_in_order()
     if hasattr(session.config, "workerinput"):
         return
     kind = target.partition("://")[0]

@@ -294,6 +294,8 @@ class Virtual(Target):
             yield
 
     def close(self) -> None:
-        if self.pool:
-            self.pool.close()
-        self.first.close()
+        try:
+            if self.pool:
+                self.pool.close()
+        finally:
+            self.first.close()

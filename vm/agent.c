@@ -70,12 +70,16 @@ static void put(const void *data, size_t length) {
         }
 }
 
-static void get(void *data, size_t length) {
+/* Read that much; `inside`: of a frame that has begun. A host that goes away in the middle of one leaves
+ * the stream out of step: the next one gets a fresh start. */
+static void get(void *data, size_t length, int inside) {
     for (ssize_t n; length; data = (char *)data + n, length -= n)
         if ((n = read(port, data, length)) <= 0) { /* 0: no host just now */
-            if (n < 0 && errno != EINTR && errno != EAGAIN) exit(1);
+            if ((n < 0 && errno != EINTR && errno != EAGAIN) || (!n && inside)) exit(1);
             n = 0;
             nap();
+        } else {
+            inside = 1;
         }
 }
 
@@ -173,9 +177,9 @@ static void set_clock_and_entropy(char *data, uint32_t length) {
 static void handle(void) {
     static char payload[WINDOW + 1];
     struct frame frame;
-    get(&frame, sizeof frame);
+    get(&frame, sizeof frame, 0);
     if (frame.length > WINDOW) exit(1); /* out of step */
-    get(payload, frame.length);
+    get(payload, frame.length, 1);
     payload[frame.length] = 0;
     if (frame.type == 'R') {
         if (child) { /* left by a host that went away */

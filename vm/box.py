@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -16,8 +17,9 @@ VAGRANTFILE = Path(__file__).with_name("box.Vagrantfile")
 
 def pack(image: Image, folder: Path, *, say: Say = print) -> Path:
     """Write NAME.box into a folder, whole or not at all; an image's box is packed once."""
-    target = folder / f"{image.folder.name}.box"
-    if target.exists() and target.stat().st_mtime > VAGRANTFILE.stat().st_mtime:
+    version = hashlib.sha256(VAGRANTFILE.read_bytes()).hexdigest()[:6]
+    target = folder / f"{image.folder.name}-{version}.box"
+    if target.exists() and target.stat().st_mtime > image.disk.stat().st_mtime:
         return target
     say(f"box: packing {target}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,6 +37,7 @@ def pack(image: Image, folder: Path, *, say: Say = print) -> Path:
         pack = ["tar", "-chf", str(work / "box"), "-I", "gzip -1", "-C", str(work), *names]
         _output(*pack)
         partial = target.with_suffix(".partial")
+        (work / "box").chmod(0o600)  # root's key is in it
         shutil.move(work / "box", partial)
         partial.rename(target)
     finally:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -86,8 +85,12 @@ def up(options: argparse.Namespace) -> int:
         detached=True,
         say=say,
     )
-    if options.install:
-        start.install(machine, options.install)
+    try:
+        if options.install:
+            start.install(machine, options.install)
+    except BaseException:
+        machine.close()
+        raise
     if options.json:
         print(json.dumps({"name": machine.name, "seconds": round(time.monotonic() - begin, 2)}))
     else:
@@ -132,7 +135,13 @@ def list_all(options: argparse.Namespace) -> int:
         print(json.dumps({"cache": str(folders.cache()), "images": images, "machines": machines}))
         return 0
     total = sum(i.size for i in image.cached())
-    print(f"images in {folders.cache()}: {total >> 20} MiB")
+    parts = [
+        part for n in ("boxes", "vagrant", "packages") for part in (folders.cache() / n).rglob("*")
+    ]
+    others = sum(part.lstat().st_blocks * 512 for part in parts)
+    print(
+        f"images in {folders.cache()}: {total >> 20} MiB; boxes and packages: {others >> 20} MiB"
+    )
     for one in images:
         old = "" if one["current"] else "  of an older recipe: python -m vm prune"
         print(f"  {one['image']:34} {one['bytes'] >> 20:5} MiB{old}")
@@ -225,13 +234,13 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """The command; its exit status."""
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that clean-up runs
+    start.end_in_order()
     try:
         status: int = options.action(options)
     except MachineError as error:
         say(f"vm: {error}")
         return BROKEN if options.action in (run, ssh) else 1
     except KeyboardInterrupt:
-        say("vm: interrupted; nothing is left behind")
+        say("vm: interrupted")
         return 130
     return status

@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     """Lets testinfra know `--hosts=vm://SUITE`."""
     backend.register()
+    start.end_in_order()
 
 
 @pytest.fixture(scope="session")

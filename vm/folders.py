@@ -13,6 +13,7 @@ import os
 import select
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,10 +66,11 @@ def private(folder: Path) -> Path:
 class Lock:
     """An exclusive lock on a file, held until `release` or the process' end."""
 
-    def __init__(self, path: Path, *, wait: bool = False) -> None:
+    def __init__(self, path: Path, *, wait: bool = False, make: bool = True) -> None:
         """Raises BlockingIOError when another holds it and `wait` is not set."""
         self.path = path
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if make else 0)
+        self.fd = os.open(path, flags, 0o600)
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BaseException:
@@ -96,7 +98,7 @@ def abandoned(parent: Path) -> Iterator[Path]:
     try:
         for file in sorted(parent.glob("*/lock")):
             try:
-                Lock(file).release()
+                Lock(file, make=False).release()
             except (BlockingIOError, FileNotFoundError):
                 continue
             yield file.parent
@@ -110,7 +112,7 @@ def sweep() -> list[str]:
     for parent in (run(), _shared_memory(), cache() / "building"):
         if not parent.exists():
             continue
-        for folder in abandoned(parent):
+        for folder in abandoned(private(parent)):
             for file in folder.glob("*pid"):
                 kill_recorded(file)
             remove(folder)
@@ -118,10 +120,18 @@ def sweep() -> list[str]:
     return gone
 
 
+def as_root() -> list[str]:
+    """What makes a command root over its own files: nothing for root, else a user namespace."""
+    return [] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--map-auto", "--"]
+
+
 def remove(folder: Path) -> None:
     """Remove a folder and all in it, or a file; one that is not there is fine."""
     if folder.is_dir():
-        shutil.rmtree(folder)
+        try:
+            shutil.rmtree(folder)
+        except PermissionError:  # of another user of our user namespace
+            subprocess.run([*as_root(), "rm", "-rf", str(folder)], check=True)
     else:
         folder.unlink(missing_ok=True)
 

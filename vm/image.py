@@ -7,6 +7,7 @@ in the cache's `building` folder and is swept later.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import lzma
 import os
@@ -46,7 +47,7 @@ TROUBLE = (
     (r"does not have a Release file|404 +Not Found", "the mirror does not have this suite"),
     (r"Release file .* is expired",
      "the mirror's index is out of date: name another MIRROR=, or allow it in apt's configuration"),
-    (r"uid_map|unshare|user namespace|newuidmap",
+    (r"(?m)^(E|unshare|newuidmap): .*(uid_map|unshare|user namespace|newuidmap|not permitted)",
      "no user namespaces for this user: run as root, or install uidmap"),
 )  # fmt: skip
 
@@ -96,9 +97,14 @@ def prune(*, everything: bool = False) -> int:
         if str(one.folder) not in used and (everything or one.folder.name not in current):
             freed += one.size
             folders.remove(one.folder)
+            folders.remove(one.folder.with_suffix(".log"))
     unused = [
-        f for f in folders.cache().glob("boxes/*.box") if everything or f.stem not in current
+        f
+        for f in folders.cache().glob("boxes/*.box")
+        if everything or f.stem.rpartition("-")[0] not in current
     ]
+    if everything:
+        unused.append(folders.cache() / "packages")
     if not list(folders.run().glob("vagrant-*")):
         unused.append(folders.cache() / "vagrant")
     for path in unused:
@@ -123,11 +129,15 @@ def build(suite: str, flavour: str = "plain", *, say: Say = print, fresh: bool =
         if target.exists() and not fresh:
             return Image(target)
         work, lock = folders.claim(building, wanted.key)
+        (work / "log").touch()
         try:
             try:
                 _build(wanted, work, say)
+            except OSError as error:
+                raise MachineError(explain(f"image {suite}", str(error))) from error
             finally:
-                shutil.copy(work / "log", target.with_suffix(".log"))
+                with contextlib.suppress(OSError):  # a full disk has been told of already
+                    shutil.copy(work / "log", target.with_suffix(".log"))
             old = work / "old"
             if target.exists():
                 target.rename(old)
@@ -155,7 +165,6 @@ def _build(wanted: Recipe, work: Path, say: Say) -> None:
     if missing:
         raise MachineError(f"commands missing here: {' '.join(missing)} (see docs/vm.md)")
     tree, result = work / "tree", work / "image"
-    (work / "log").touch()
     result.mkdir()
     step(f"installing Debian's packages from {wanted.sources[0].split()[1]}")
     _run(["cc", "-static", "-Os", "-s", "-o", str(work / "vm-agent"), str(AGENT)], work)
@@ -163,7 +172,7 @@ def _build(wanted: Recipe, work: Path, say: Say) -> None:
     _run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", wanted.key, "-f", key], work)
     _bootstrap(wanted, _guest(work), work)
     step("making the disk")
-    _run([*_as_root(), "sh", "-ec", _DISK, "sh", str(tree), str(work / "raw"), DISK], work)
+    _run([*folders.as_root(), "sh", "-ec", _DISK, "sh", str(tree), str(work / "raw"), DISK], work)
     _run(["qemu-img", "convert", "-O", "qcow2", str(work / "raw"), f"{result}/disk.qcow2"], work)
     _initrd(tree, work)
     (kernel,) = (tree / "boot").glob("vmlinuz-*")
@@ -177,7 +186,7 @@ def _build(wanted: Recipe, work: Path, say: Say) -> None:
     }
     about["seconds"] = round(time.monotonic() - begin, 1)
     (result / "image.json").write_text(json.dumps(about, indent=2) + "\n")
-    _run([*_as_root(), "rm", "-rf", str(tree)], work)
+    _run([*folders.as_root(), "rm", "-rf", str(tree)], work)
     step("done")
 
 
@@ -188,11 +197,6 @@ chmod 755 "$1"
 truncate -s "$3" "$2"
 mke2fs -q -t ext4 -d "$1" -L root -U 6f76-6c79 -m 0 -E lazy_itable_init=1,nodiscard "$2"
 """.replace("6f76-6c79", "6f766572-6c61-4f00-8000-626f6f740000")
-
-
-def _as_root() -> list[str]:
-    """What makes a command root over its own files: nothing for root, else a user namespace."""
-    return [] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--map-auto", "--"]
 
 
 def _guest(work: Path) -> Path:
@@ -223,7 +227,7 @@ def _bootstrap(wanted: Recipe, guest: Path, work: Path) -> None:
         maker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         assert maker.stdout is not None
         try:
-            unpack = [*_as_root(), "tar", "-xp", "--numeric-owner", "--exclude=./dev/*"]
+            unpack = [*folders.as_root(), "tar", "-xp", "--numeric-owner", "--exclude=./dev/*"]
             taker = subprocess.run(
                 [*unpack, "-C", work / "tree"], stdin=maker.stdout, stderr=log, check=False
             )
@@ -268,10 +272,12 @@ def explain(what: str, log: str) -> str:
 
 
 def _run(command: list[str], work: Path) -> None:
-    """Run a step's command; its words go to the log and, when it fails, into the error."""
+    """Run a step's command; its words go to work/log and, when it fails, into the error."""
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
+    with (work / "log").open("a") as log:
+        log.write(done.stdout)
     if done.returncode:
         raise MachineError(explain(command[0], done.stdout))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -62,12 +62,24 @@ class Pool:
                 self._machine.restore(self._snapshot)
             yield self._machine
             return
-        machine = self._ready.popleft().result() if self._ready else self._make()
+        machine = self._next(self._make)
         try:
             self._fill()
             yield machine
         finally:
             machine.close()
+
+    def _next(self, make: Callable[[], Machine]) -> Machine:
+        """The machine that waits. An interruption meanwhile leaves it to `close`."""
+        if not self._ready:
+            return make()
+        try:
+            machine = self._ready[0].result()
+        except Exception:
+            self._ready.popleft()
+            raise
+        self._ready.popleft()
+        return machine
 
     def close(self) -> None:
         """End the machines that nobody took."""
@@ -75,7 +87,8 @@ class Pool:
         while self._ready:
             future = self._ready.popleft()
             if not future.cancel():
-                future.result().close()
+                with suppress(MachineError):  # one that never ran
+                    future.result().close()
         self._worker.shutdown()
 
     def __enter__(self) -> Self:

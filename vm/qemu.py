@@ -145,6 +145,8 @@ class QemuMachine(Machine):
 
     def snapshot(self, name: str) -> None:
         """Freeze memory, devices and disk; the machine goes on from a copy of them."""
+        if not self.can_clone:
+            raise MachineError(f"{self.name}: no state can be kept here")
         memory = self.memory.with_name(f"{name}.ram")
         folder = self.folder / "snapshots" / name
         if folder.exists():
@@ -185,9 +187,12 @@ class QemuMachine(Machine):
 
     def reboot(self, *, timeout: float = 120) -> None:
         """Shut the guest down in an orderly way and boot from its disk."""
+        if not self._locks:
+            raise MachineError(f"{self.name}: only the process that started it can boot it again")
         self.run("(sync; systemctl reboot || busybox reboot -f) >/dev/null 2>&1 &")
         self._wait_for_end(timeout)
         self._end()
+        self._private = False
         self._launch()
         self._hello(timeout)
 
@@ -235,10 +240,9 @@ class QemuMachine(Machine):
         else:
             memory = self.memory
             _copy(frozen.memory, memory)
-            self._overlay(frozen.folder / "disk.qcow2")
-        disk = frozen.folder / "disk.qcow2" if private else self.folder / "disk.qcow2"
+        self._overlay(frozen.folder / "disk.qcow2")
         self._private = private
-        self._launch(memory=memory, disk=disk, incoming=True)
+        self._launch(memory=memory, incoming=True)
         assert self._qmp is not None
         self._qmp.execute("migrate-set-capabilities", capabilities=CAPABILITIES)
         with (frozen.folder / "state").open("rb") as state:
@@ -254,9 +258,7 @@ class QemuMachine(Machine):
         make = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]
         subprocess.run([*make, str(backing), str(disk)], check=True)
 
-    def _launch(
-        self, memory: Path | None = None, disk: Path | None = None, *, incoming: bool = False
-    ) -> None:
+    def _launch(self, memory: Path | None = None, *, incoming: bool = False) -> None:
         """Start QEMU; its sockets are open before it is, so that connecting never has to wait."""
         listening = {name: self._listen(name) for name in ("qmp", "agent")}
         fds = [listener.fileno() for listener in listening.values()]
@@ -264,7 +266,7 @@ class QemuMachine(Machine):
             fds += [lock.fd for lock in self._locks]
         command = self.shape.command(
             self.folder,
-            disk or self.folder / "disk.qcow2",
+            self.folder / "disk.qcow2",
             memory or self.memory,
             {name: listener.fileno() for name, listener in listening.items()},
             private=self._private,
@@ -318,7 +320,7 @@ class QemuMachine(Machine):
         log = self.folder / "qemu.log"
         said = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
         console = self.console().splitlines()
-        panic = [line for line in console[:-12] if "Kernel panic" in line]
+        panic = [line for line in console[:-12] if re.search("BUG:|Oops|RIP:|Kernel panic", line)]
         last = [*said, *panic, *console[-12:]]
         return MachineError("\n  ".join([f"{self.name}: {error}", *last]))
 

@@ -32,7 +32,8 @@ class Shape:
         """A name for this shape on this machine: of QEMU, the processor and all the rest."""
         version = subprocess.run([PROGRAM, "--version"], capture_output=True, check=True).stdout
         model = re.search(r"model name.*", Path("/proc/cpuinfo").read_text())
-        parts = (asdict(replace(self, network=False)), version.decode(), model and model[0])
+        code = Path(__file__).read_text()
+        parts = (asdict(replace(self, network=False)), version.decode(), model and model[0], code)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
     def command(
@@ -40,10 +41,10 @@ class Shape:
     ) -> list[str]:
         """The command line. `fds` are the listening sockets of the control and command channels.
 
-        A private machine writes neither to its disk nor to its memory file.
+        A private machine does not write to its memory file.
         """
         tcg = self.accelerator == "tcg"
-        share, snapshot = ("off", "on") if private else ("on", "off")
+        share = "off" if private else "on"
         restrict = "off" if self.network else "on"
         ram = f"memory-backend-file,id=ram,size={self.memory}M,mem-path={memory},share={share}"
         sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=allow"
@@ -62,10 +63,7 @@ class Shape:
             ("-serial", "chardev:console"),
             *(("-chardev", f"socket,id={n},fd={fd},server=on,wait=off") for n, fd in fds.items()),
             ("-mon", "chardev=qmp,mode=control"),
-            (
-                "-drive",
-                f"if=none,id=disk,format=qcow2,file={disk},snapshot={snapshot},cache=unsafe",
-            ),
+            ("-drive", f"if=none,id=disk,format=qcow2,file={disk},cache=unsafe"),
             ("-device", "virtio-blk-pci,drive=disk"),
             ("-netdev", f"user,id=net,restrict={restrict}"),
             ("-device", "virtio-net-pci,netdev=net,romfile="),

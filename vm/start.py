@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from vm import folders, image
 from vm.image import Image, Say
-from vm.machine import Machine, MachineError
+from vm.machine import CommandFailed, CommandTimeout, Machine, MachineError
 from vm.qemu import Frozen, QemuMachine
 from vm.shape import PROGRAM, Shape
 
 #: What tests are likely to use first, loaded before a booted state is kept: under emulation it is
 #: what takes long in a fresh machine.
 WARM = (
-    "systemctl is-system-running --wait || test -x /usr/local/sbin/vm-init",
+    "systemctl is-system-running --wait || :",  # all is started, or has failed
     "modprobe -a overlay veth bridge 8021q dummy macvlan loop",
     "python3 -c 'import pyroute2, ctypes, json, subprocess'",
     "for command in ip ps mount unshare nsenter ssh ifup; do command -v $command; done >/dev/null",
@@ -66,8 +68,14 @@ def up(
     )
     if cold:
         return QemuMachine.boot(source, shape, suite, detached=detached)
-    state = booted(source, shape, say=say)
-    return state.start(suite, private=False, detached=detached, network=network)
+    try:
+        state = booted(source, shape, say=say)
+        return state.start(suite, private=False, detached=detached, network=network)
+    except MachineError as error:
+        say(f"machine: no state can be kept or restored, so it boots: {error}")
+    machine = QemuMachine.boot(source, shape, suite, detached=detached)
+    machine.can_clone = False
+    return machine
 
 
 def from_url(url: str, *, say: Say = print) -> Machine:
@@ -105,25 +113,39 @@ def install(machine: Machine, what: Path) -> None:
     elif what.suffix == ".deb":
         file = f"/root/{what.name}"
         machine.copy_in(what, file)
-        machine.succeed(
-            f"dpkg --install {shlex.quote(file)} && rm {shlex.quote(file)}", timeout=300
-        )
+        _must(machine, f"dpkg --install {shlex.quote(file)} && rm {shlex.quote(file)}", 300)
     else:
         raise MachineError(f"{what}: neither a .deb nor a folder to lay over the machine's root")
 
 
+def _must(machine: Machine, command: str, timeout: float) -> None:
+    """A command without which the machine is of no use. Raises MachineError."""
+    try:
+        machine.succeed(command, timeout=timeout)
+    except (CommandFailed, CommandTimeout) as error:
+        raise MachineError(f"{machine.name}: {error}") from error
+
+
 def booted(source: Image, shape: Shape, *, say: Say = print) -> Frozen:
     """The state after a boot of that image in that shape, warmed up: kept beside the image."""
-    target = source.folder / f"booted-{shape.key}"
+    warm = hashlib.sha256(repr(WARM).encode()).hexdigest()[:4]
+    target = source.folder / f"booted-{shape.key}-{warm}"
     turn = folders.Lock(source.folder / "booting", wait=True)
     try:
         if not target.exists():
             say(f"machine: booting ({shape.accelerator}, {shape.init}) to keep the state after it")
             work, lock = folders.claim(folders.private(folders.cache() / "building"), "booted")
             try:
-                with QemuMachine.boot(source, shape, "boot") as machine:
+                try:
+                    machine = QemuMachine.boot(source, shape, "boot")
+                except (
+                    MachineError
+                ) as error:  # under TCG a kernel may panic, once in some 100 boots
+                    say(f"machine: boots once more: {error}")
+                    machine = QemuMachine.boot(source, shape, "boot")
+                with machine:
                     for command in WARM:
-                        machine.succeed(command, timeout=180)
+                        _must(machine, command, 180)
                     state = work / "state"
                     machine.freeze(state, state / "ram")
                 state.rename(target)
@@ -144,6 +166,8 @@ def accelerator(source: Image, *, say: Say = print) -> str:
     if named := os.environ.get("VM_ACCEL"):
         return named
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        why = "may not be used by this user" if Path("/dev/kvm").exists() else "is not there"
+        say(f"machine: /dev/kvm {why}: emulating (TCG)")
         return "tcg"
     start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     verdict = folders.run() / f"accelerator-{start}"
@@ -154,6 +178,16 @@ def accelerator(source: Image, *, say: Say = print) -> str:
             found = "kvm"
         except MachineError:
             found = "tcg"
-        say(f"machine: KVM {'works' if found == 'kvm' else 'does not work here: emulating (TCG)'}")
-        verdict.write_text(found)
-    return verdict.read_text()
+        partial = verdict.with_name(f"{verdict.name}.{os.getpid()}")
+        partial.write_text(found)
+        partial.rename(verdict)
+    found = verdict.read_text()
+    say(f"machine: KVM {'works' if found == 'kvm' else 'does not work here: emulating (TCG)'}")
+    return found
+
+
+def end_in_order() -> None:
+    """Let SIGTERM and SIGHUP end this process as Ctrl-C does, so that its machines end too."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)

@@ -8,6 +8,7 @@ folder.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import shutil
@@ -27,7 +28,7 @@ Vagrant.configure("2") do |config|
   {url}
   config.vm.synced_folder ".", "/vagrant", disabled: true
   config.vm.provider :libvirt do |libvirt|
-    libvirt.default_prefix = "{name}"
+    libvirt.default_prefix = "{prefix}"
     libvirt.storage_pool_name = "{pool}"
   end
 end
@@ -78,7 +79,7 @@ class VagrantMachine(Machine):
         else:
             source = image.build(suite, flavour, say=say)
             file = box.pack(source, folders.cache() / "boxes", say=say)
-            url, name = f'config.vm.box_url = "file://{file}"', source.folder.name
+            url, name = f'config.vm.box_url = "file://{file}"', file.stem
         folder, lock = folders.claim(folders.run(), f"vagrant-{suite}")
         try:
             libvirt = Libvirt(folder)
@@ -88,7 +89,8 @@ class VagrantMachine(Machine):
             lock.release()
             raise
         try:
-            text = PROJECT.format(box=name, url=url, name=folder.name, pool=_pool())
+            prefix = _mine() + folder.name
+            text = PROJECT.format(box=name, url=url, prefix=prefix, pool=_pool())
             (folder / "Vagrantfile").write_text(text)
             say("machine: vagrant up")
             machine._call("up", provider="libvirt")
@@ -104,7 +106,7 @@ class VagrantMachine(Machine):
     @property
     def domain(self) -> str:
         """libvirt's name for it."""
-        return f"{self.name}default"
+        return f"{_mine()}{self.name}default"
 
     def run(self, command: str, *, timeout: float = 60, input: bytes = b"") -> Result:
         """See Machine.run."""
@@ -164,6 +166,7 @@ class VagrantMachine(Machine):
             if (self.folder / ".vagrant").exists():
                 self._call("destroy")
         finally:
+            folders.kill_recorded(self.folder / "pid")  # where libvirt could not
             folders.remove(self.folder)
             _clear_libvirt()
             self._libvirt.close()
@@ -205,20 +208,23 @@ class VagrantMachine(Machine):
         self.succeed(f"cat > /dev/urandom; date -s @{time.time():.3f} > /dev/null", input=seed)
 
 
-POOL = "disposable-vm"
+def _mine() -> str:
+    """What libvirt's names of this run folder's machines begin with, and nobody else's."""
+    return f"disposable-{hashlib.sha256(str(folders.run()).encode()).hexdigest()[:8]}-"
 
 
 def _pool() -> str:
     """The name of the storage pool, which is there and active now."""
-    folder = folders.cache() / "vagrant/pool"  # libvirt's own user has to get there
+    pool = f"{_mine()}pool"
+    folder = folders.cache() / "vagrant" / pool  # libvirt's own user has to get there
     folder.mkdir(parents=True, exist_ok=True)
     _clear_libvirt()
-    if virsh("pool-info", POOL).returncode == 0:
-        return POOL
-    made = virsh("pool-create-as", POOL, "dir", "--target", str(folder))
+    if virsh("pool-info", pool).returncode == 0:
+        return pool
+    made = virsh("pool-create-as", pool, "dir", "--target", str(folder))
     if made.returncode:
         raise MachineError(f"libvirt takes no storage pool at {folder}: {made.stderr.strip()}")
-    return POOL
+    return pool
 
 
 def _clear_libvirt() -> None:
@@ -226,10 +232,10 @@ def _clear_libvirt() -> None:
 
     The pool goes with the last of them; the box stays in its folder.
     """
-    used = {folder.name for folder in folders.run().glob("vagrant-*")}
+    used = {f"{_mine()}{folder.name}default" for folder in folders.run().glob("vagrant-*")}
     for domain in virsh("list", "--all", "--name").stdout.split():
-        if domain.startswith("vagrant-") and domain.removesuffix("default") not in used:
+        if domain.startswith(_mine()) and domain not in used:
             virsh("destroy", domain)
             virsh("undefine", domain, "--snapshots-metadata", "--remove-all-storage")
     if not used:
-        virsh("pool-destroy", POOL)
+        virsh("pool-destroy", f"{_mine()}pool")
