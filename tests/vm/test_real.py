@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -34,6 +35,8 @@ def base() -> Iterator[QemuMachine]:
             machine.succeed("date -s 2001-01-01")
             machine.snapshot("ready")
             yield machine
+        folders.sweep()  # what a failed test left
+        shutil.rmtree(folders.memory(), ignore_errors=True)
 
 
 @pytest.fixture
