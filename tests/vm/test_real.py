@@ -237,7 +237,9 @@ def test_detached_machine_from_the_command_line() -> None:
 def test_aborted_run_is_cleared_by_the_next() -> None:
     """Python killed without a chance to clean up: QEMU goes on until somebody sweeps."""
     before = leftovers()
-    code = "import vm, sys; m = vm.up('trixie', say=len); print(m.name, flush=True); sys.stdin.read()"
+    code = (
+        "import vm, sys; m = vm.up('trixie', say=len); print(m.name, flush=True); sys.stdin.read()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as run:
