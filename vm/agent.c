@@ -135,6 +135,11 @@ static void leave(int *fd) {
     shut(fd);
 }
 
+/* Kill the command's group, or the command alone where it has not made one yet. */
+static void end(void) {
+    if (kill(-child, SIGKILL)) kill(child, SIGKILL);
+}
+
 static void finish(void) {
     int status = 0;
     while (waitpid(child, &status, 0) < 0 && errno == EINTR);
@@ -183,13 +188,13 @@ static void handle(void) {
     payload[frame.length] = 0;
     if (frame.type == 'R') {
         if (child) { /* left by a host that went away */
-            kill(-child, SIGKILL);
+            end();
             finish();
         }
         id = frame.id;
         start(payload);
     } else if (frame.type == 'K' && child) {
-        kill(-child, SIGKILL);
+        end();
     } else if (frame.type == 'I' && child && frame.id == id && in >= 0) {
         if (frame.length > WINDOW - pending) exit(1);
         memcpy(input + pending, payload, frame.length);
