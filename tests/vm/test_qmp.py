@@ -22,11 +22,10 @@ Play = Callable[[list[list[dict[str, Any]]]], QMP]
 @pytest.fixture
 def play() -> Iterator[Play]:
     """Starts a server that gives the answers listed, one list for each command."""
-    ends = []
+    started = []
 
     def start(answers: list[list[dict[str, Any]]]) -> QMP:
         ours, theirs = socket.socketpair()
-        ends.append(theirs)
         theirs.settimeout(5)
 
         def serve() -> None:
@@ -38,11 +37,14 @@ def play() -> Iterator[Play]:
                 send = after
             theirs.shutdown(socket.SHUT_WR)
 
-        threading.Thread(target=serve).start()
+        server = threading.Thread(target=serve)
+        started.append((server, theirs))
+        server.start()
         return QMP(ours, timeout=2)
 
     yield start
-    for end in ends:
+    for server, end in started:
+        server.join()
         end.close()
 
 
