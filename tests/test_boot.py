@@ -141,8 +141,8 @@ def test_an_interrupted_boot_leaves_nothing(subhost: Subhost) -> None:
     hook.write_text("#!/bin/sh\n: > started\nexec sleep 60\n")
     hook.chmod(0o755)
     subhost.write("POSTMOUNT=slow\nCABLES= =")
-    boot = subprocess.Popen(
-        [BIN / "overlay-boot", subhost.conf],
+    boot = subprocess.Popen(  # a shell's background job would have been told to ignore Ctrl-C
+        ["env", "--default-signal=INT", BIN / "overlay-boot", subhost.conf],
         stderr=subprocess.PIPE,
         text=True,
     )
