@@ -181,7 +181,7 @@ def subhost(target: Target, request: pytest.FixtureRequest) -> Iterator[Subhost]
             stack.close()
             stack.enter_context(target.fresh())
             made = Subhost(target, f"s{worker}x{number[0]}", commands.append)
-        record_evidence(request, "to reproduce by hand", lambda: "\n".join(commands))
+        record_evidence(request, "to reproduce by hand", commands)
         record_evidence(request, "the subhost", made.evidence)
         try:
             yield made

@@ -25,7 +25,7 @@ from spec.results import Evidence, Outcome, clean
 PRECONDITION = "precondition: "
 # A promise that was not kept, also where what was seen cannot be taken apart as what was promised.
 FAILURES = (AssertionError, pytest.fail.Exception, LookupError, StopIteration, ValueError)
-Text = str | Callable[[], str]
+Text = str | list[str] | Callable[[], str]
 _EVIDENCE = pytest.StashKey[list[tuple[str, Text]]]()
 _ABOUT = pytest.StashKey[About]()
 _WHOLE = pytest.StashKey[list[Outcome]]()
@@ -41,7 +41,8 @@ def record_evidence(request: pytest.FixtureRequest, title: str, text: Text) -> N
     """Attach something to the test's report.
 
     A function is called only if the test fails, and at once then, with its subhost still there:
-    the place for logs, mounts and links.
+    the place for logs, mounts and links. A list of lines may still grow while the test runs. Of
+    several under one title the last one counts.
     """
     request.node.stash.setdefault(_EVIDENCE, []).append((title, text))
 
@@ -183,6 +184,7 @@ def _gather(item: pytest.Item, failed: bool) -> list[Evidence]:
                 text = text()
             except Exception as error:  # noqa: BLE001  # the failure itself matters more
                 text = f"cannot be had: {error!r}"
+        text = text if isinstance(text, str) else "\n".join(text)
         found.append({"title": title, "text": clean(text)})
     return found
 

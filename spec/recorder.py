@@ -20,7 +20,8 @@ About = dict[str, dict[str, str]]
 def merge(whole: Outcome, part: Outcome) -> None:
     """Add a later phase of a test (setup, call, teardown) to what is known of it."""
     whole["seconds"] = round(whole["seconds"] + part["seconds"], 3)
-    whole["evidence"] += [seen for seen in part["evidence"] if seen not in whole["evidence"]]
+    by_title = {seen["title"]: seen for seen in whole["evidence"] + part["evidence"]}
+    whole["evidence"] = list(by_title.values())  # the last of each title
     if results.VERDICTS.index(part["verdict"]) < results.VERDICTS.index(whole["verdict"]):
         whole["verdict"] = part["verdict"]
         whole["reason"] = part["reason"]

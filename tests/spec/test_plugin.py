@@ -26,6 +26,9 @@ TESTS = """
 def test_pass(request):
     "It passes."
     record_evidence(request, "never", lambda: 1 / 0)
+    commands = ["# ip link"]
+    record_evidence(request, "commands", commands)
+    commands.append("# ip netns")
 
 @clause("netns-lo", "cables")
 def test_fail(request):
@@ -106,7 +109,9 @@ def test_each_kind_of_outcome_has_its_verdict(pytester: pytest.Pytester) -> None
         {"title": "log", "text": "the log"},
         {"title": "broken", "text": "cannot be had: ZeroDivisionError('division by zero')"},
     ]
-    assert tests["test_pass"]["evidence"] == []
+    assert tests["test_pass"]["evidence"] == [
+        {"title": "commands", "text": "# ip link\n# ip netns"}
+    ]
     assert tests["test_no_vlan"]["reason"] == "no 8021q"
     assert tests["test_error"]["reason"] == "no disk"
     assert tests["test_teardown"]["reason"] == "left over: /run/netns/x assert False"
