@@ -65,6 +65,11 @@ def problems(found: Catalogue) -> list[str]:
         for clause in clauses().values()
         if clause.untested and clause.id in tested
     ]
+    lines += [
+        f"{test} checks clauses of different versions of the page, make it several: {' '.join(ids)}"
+        for test, ids in found.tests.items()
+        if len({clauses()[name].pages for name in ids if name in clauses()}) > 1
+    ]
     lines += [f"no man page has the clause {name}" for name in sorted(tested - clauses().keys())]
     for file in sorted((FOLDER / "expectations").glob("*.toml")):
         unknown = expectations.load(file).tests.keys() - found.tests.keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Callable
 
 from spec.targets import Result, Target, TargetError
@@ -45,15 +46,21 @@ class Subhost:
         self.log = f"{self.folder}/log"
         self.note = note
         self.named = [name]  # whatever names it runs under
+        self.pids: set[int] = set()  # each pid 1 that was seen
         note(f"# {TINY} is busybox with its links: MAKE_TINY in spec/subhost.py")
-        made = self.run(f"mkdir {self.folder} && cd {self.folder} && mkdir root work live")
-        if made.status:
-            raise TargetError(str(made))
+        self.prepare(f"mkdir {self.folder} && cd {self.folder} && mkdir root work live")
 
     def run(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
         """Run a command on the target, noted for whoever wants to reproduce the test."""
         self.note(f"# {command.strip()}" + (f" << 'EOF'\n{input}\nEOF" if input else ""))
         return self.target.run(command, timeout=timeout, input=input)
+
+    def prepare(self, command: str, *, timeout: float = 30, input: str = "") -> str:
+        """`run` what the test itself needs; its output. TargetError if it fails."""
+        done = self.run(command, timeout=timeout, input=input)
+        if done.status:
+            raise TargetError(str(done))
+        return done.out
 
     def put(self, name: str, text: str, mode: int = 0o755) -> str:
         """Write a file beside the configuration; its path."""
@@ -66,28 +73,41 @@ class Subhost:
         self.target.put(path, text, mode)
         return path
 
-    def write(self, text: str = "", *, bare: bool = False) -> str:
-        """Write the configuration: text, and the tests' own defaults for what it does not say."""
-        given = {line.partition("=")[0] for line in text.splitlines()}
+    def write(self, text: str = "", *, omit: tuple[str, ...] = ()) -> str:
+        """Write the configuration: text, after the tests' own defaults for what it does not say,
+        but for the variables to omit."""
+        given = {*omit, *(line.partition("=")[0] for line in text.splitlines())}
         defaults = {"BASE": ".", "LOWER": TINY, "START": "none", "LOG": self.log}
-        lines = [] if bare else [f"{k}= {v}" for k, v in defaults.items() if k not in given]
+        lines = [f"{key}= {value}" for key, value in defaults.items() if key not in given]
         whole = "\n".join([*lines, text]) + "\n"
         self.note(f"# cat > {self.conf} << 'EOF'\n{whole}EOF")
         self.target.put(self.conf, whole)
         return self.conf
 
-    def start(self, text: str | None = None) -> Result:
+    def start(self, text: str | None = None, *, omit: tuple[str, ...] = ()) -> Result:
         """Run overlay-boot, whatever comes of it."""
         if text is not None:
-            self.write(text)
+            self.write(text, omit=omit)
         return self.run(f"overlay-boot {self.conf} < /dev/null", timeout=60)
 
-    def boot(self, text: str = "") -> Result:
+    def boot(self, text: str = "", *, omit: tuple[str, ...] = ()) -> Result:
         """Boot it and wait until its init commands have come to /.reaper."""
-        done = self.start(text)
+        done = self.start(text, omit=omit)
         assert done.status == 0, done
         assert self.up(), f"it is not up: {done}\n{self.target.read(self.log)}"
         return done
+
+    def refused(self, text: str | None = None, *, omit: tuple[str, ...] = ()) -> Result:
+        """Run overlay-boot and see that nothing comes of it, also of what it left to run."""
+        done = self.start(text, omit=omit)
+        assert self.settled(), f"it is still about to start: {done}"
+        assert not self.pid1(), f"it runs: {done}"
+        return done
+
+    def settled(self, seconds: float = 20) -> bool:
+        """Whether the start has come to an end: the reaper runs, or no process of it is left."""
+        up = f'[ "$(cat /proc/$(pid1 {self.quoted})/comm)" = .reaper ]'
+        return self.wait(f"{up} || ! pgrep -f '[/]{self.conf[1:]}'", seconds)
 
     def up(self, seconds: float = 20) -> bool:
         """Whether pid 1 runs /.reaper, now or within so many seconds."""
@@ -111,7 +131,25 @@ done"""
 
     def pid1(self) -> int:
         """Its pid 1, as the target numbers it; 0 if it does not run."""
-        return int(self.target.run(f"{PID1}\npid1 {self.quoted}").out or 0)
+        found = int(self.target.run(f"{PID1}\npid1 {self.quoted}").out or 0)
+        self.pids |= {found} - {0}
+        return found
+
+    def runs(self, name: str, seconds: float = 10) -> bool:
+        """Whether it has a process of that name, now or within so many seconds."""
+        limit = time.monotonic() + seconds * self.target.patience
+        while name not in self.processes():
+            if time.monotonic() > limit:
+                return False
+            time.sleep(0.1)
+        return True
+
+    def processes(self) -> set[str]:
+        """The names that its processes go by: their own, and those of their programs."""
+        said = self.inside(
+            "for p in /proc/[0-9]*; do cat $p/comm; tr '\\0' '\\n' < $p/cmdline | head -n 1; done"
+        )
+        return {line.rpartition("/")[2] for line in said.splitlines()}
 
     def inside(self, commands: str, *, timeout: float = 30) -> str:
         """What shell commands print in the subhost, given to overlay-go on a pipe.
@@ -125,11 +163,30 @@ done"""
         assert begin and end, f"overlay-go did not run the commands: {done}"
         return said
 
+    def stanza(self, interface: str, more: str = "") -> str:
+        """Give an interface of the main host an entry in interfaces(5) that leaves a trace when it
+        is brought up; the trace's path. For tests that use the fixture `interfaces`."""
+        trace = f"{self.folder}/{interface}.up"
+        self.prepare(
+            "cat >> /etc/network/interfaces",
+            input=f"\n# spec {self.name}\niface {interface} inet manual\n"
+            f"    up echo up > {trace}; ip link set {interface} up\n    {more}\n",
+        )
+        return trace
+
     def interfaces(self) -> dict[str, tuple[str, str]]:
-        """The interfaces in its network namespace: address and flags by name."""
+        """The interfaces in its network namespace: address and flags by name.
+
+        Those that the kernel puts into every new one (tunl0 and the like) are left out, but for lo.
+        """
+        if self.target.standing is None:
+            made = "ip netns add fresh && ip -n fresh -br link; ip netns delete fresh"
+            lines = self.target.succeed(made).splitlines()
+            self.target.standing = {line.split()[0].partition("@")[0] for line in lines} - {"lo"}
         said = self.run(f"ip -n {self.quoted} -br link").out.splitlines()
         rows = [line.split() for line in said]
-        return {row[0].partition("@")[0]: (row[2], row[3]) for row in rows}
+        found = {row[0].partition("@")[0]: (row[2], row[3]) for row in rows}
+        return {name: row for name, row in found.items() if name not in self.target.standing}
 
     def stop(self, *options: str, timeout: float = 60) -> Result:
         """Run overlay-stop on the configuration file, and wait until its pid 1 is gone."""
@@ -141,6 +198,23 @@ done"""
     def ended(self, pid: int) -> bool:
         """Whether its pid 1 goes away, whatever becomes of its network namespace's name."""
         return self.wait(f"! pid1 {self.quoted} && [ ! -e /proc/{pid or 'none'} ]", 15)
+
+    def gone(self, pid: int) -> bool:
+        """Whether all there was of it goes away: processes, name, cables, record."""
+        name = self.quoted
+        return self.ended(pid) and self.wait(
+            f"! ls -d /run/netns/{name} /run/overlay-boot/{name} && "
+            f"! ls /sys/class/net | grep -qE '^{self.name}[0-9]+$'"
+        )
+
+    def crash(self) -> None:
+        """Kill its pid 1 and the process on the main host that waits for it, at once."""
+        pid = self.pid1()
+        self.run(
+            f"parent=$(sed 's/.*) . \\([0-9]*\\) .*/\\1/' /proc/{pid}/stat)\n"
+            f"kill -STOP $parent; kill -9 $parent {pid}"
+        )
+        assert self.ended(pid)
 
     def evidence(self) -> str:
         """What would explain a failure: configuration, log, mounts, links, processes."""
@@ -154,25 +228,34 @@ done"""
 
     def clear(self) -> None:
         """End it whatever state it is in, and remove its folder."""
-        for name in self.named:
-            quoted = shlex.quote(name)
-            self.target.run(
-                f"""{PID1}
-                overlay-stop {shlex.quote(self.conf)} || overlay-stop {quoted}
-                pid=$(pid1 {quoted}) && kill -9 $pid
-                [ ! -e /run/netns/{quoted} ] || ip netns delete {quoted}
-                for link in $(ls /sys/class/net | grep -E '^{name}[0-9]+$'); do
-                    ip link delete $link
-                done; umount -l {self.folder}/* {self.folder}/*/*
-                rm -rf --one-file-system {self.folder} /tmp/overlay-{quoted}.log /tmp/oly-{quoted}.log""",
-                timeout=60,
-            )
-        # Whatever an implementation has lost sight of, its children too; not this shell.
-        self.target.run(
-            f"""doomed=$(pgrep -d, -f '[/]{self.folder[1:]}/')
+        names = shlex.join(self.named)
+        stop = " || ".join(f"overlay-stop {shlex.quote(n)}" for n in (self.conf, *self.named))
+        self.target.run(stop, timeout=60)
+        # What an implementation has lost sight of is ended too: each pid 1, what names the folder
+        # (not this shell, then), and all that these have started.
+        killed = self.target.run(
+            f"""{PID1}
+            for pid in {" ".join(map(str, self.pids))} $(for n in {names}; do pid1 "$n"; done); do
+                ! grep -qsE '^NSpid:.*[[:space:]]1$' /proc/$pid/status || lost="$lost $pid"
+            done
+            doomed=$(echo $lost $(pgrep -f '[/]{self.folder[1:]}/') | tr ' ' ,)
             while [ "$doomed" ]; do
+                echo $doomed
                 children=$(pgrep -d, -P $doomed)
                 echo $doomed | tr , ' ' | xargs kill -9
                 doomed=$children
             done"""
+        )
+        if killed.out:
+            self.target.run(stop, timeout=60)
+        self.target.run(
+            f"""for name in {names}; do
+                [ ! -e "/run/netns/$name" ] || ip netns delete "$name"
+                for link in $(ls /sys/class/net | grep -E "^$name[0-9]+$"); do
+                    ip link delete $link
+                done
+                rm -f "/tmp/overlay-$name.log" "/tmp/oly-$name.log"
+            done
+            umount -l {self.folder}/* {self.folder}/*/*
+            rm -rf --one-file-system {self.folder}"""
         )

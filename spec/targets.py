@@ -44,6 +44,7 @@ class Target(ABC):
     name = ""
     disposable = False  # whether each test has it for itself
     patience = 1.0  # how many times as long to wait as on a plain machine
+    standing: set[str] | None = None  # the interfaces of every new network namespace, once known
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
     @abstractmethod

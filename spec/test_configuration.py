@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from spec.clauses import clause
@@ -11,19 +13,19 @@ from spec.subhost import TINY, Subhost
 @clause("boot-conf", "conf-assignment", "conf-trim")
 def test_one_file_says_it_all(subhost: Subhost) -> None:
     """A text file of assignments, their values trimmed, starts a subhost."""
-    subhost.write(f"BASE=  . \nLOWER= \t{TINY}  \nSTART=none\nLOG={subhost.log}", bare=True)
-    subhost.start()
+    subhost.start(f"BASE=  . \nLOWER=    {TINY}  \nSTART=none   \nLOG={subhost.log}")
     assert subhost.up()
     assert subhost.target.exists(subhost.log)
-    assert "dummy_service" in subhost.inside("cat /proc/[0-9]*/comm")
+    assert subhost.runs("dummy_service")
 
 
-@clause("boot-conf-canonical")
+@clause("boot-conf-canonical", "stop-conf")
 def test_the_canonical_path_works_for_boot_and_stop(subhost: Subhost) -> None:
     """overlay-boot and overlay-stop take the absolute, canonical path of the file."""
     subhost.boot()
+    pid = subhost.pid1()
     subhost.run(f"overlay-stop {subhost.conf}")
-    assert subhost.wait(f"! pid1 {subhost.name}")
+    assert subhost.ended(pid)
 
 
 @clause("boot-conf-any-path", "conf-relative-base")
@@ -40,6 +42,9 @@ def test_any_path_works_from_any_folder(subhost: Subhost, folder: str, path: str
     assert subhost.up()
     subhost.inside("echo mine > /mine")
     assert subhost.target.read(f"{subhost.folder}/root/mine") == "mine\n"
+    pid = subhost.pid1()
+    done = subhost.run(f"cd {here} && overlay-stop {file}")
+    assert done.status == 0 and subhost.ended(pid), done
 
 
 @clause("base")
@@ -53,11 +58,19 @@ def test_the_other_folders_are_in_base(subhost: Subhost) -> None:
 
 @clause("conf-relative", "conf-relative-base")
 def test_relative_paths_start_from_base(subhost: Subhost) -> None:
-    """A relative BASE starts from the file's folder, UPPER from BASE."""
-    subhost.run(f"cd {subhost.folder} && mkdir other && mv root work live other")
-    subhost.boot("BASE= other\nUPPER= ./root")
+    """A relative BASE starts from the file's folder, every other path from BASE."""
+    subhost.run(
+        f"cd {subhost.folder} && mkdir other && mv root other/up; mv work other/wk; mv live other/lv"
+    )
+    subhost.put("other/init", "#!/bin/sh\necho 'sleep 99 & exec /.reaper'\n")
+    subhost.prepare(f"cp -a {TINY} {subhost.folder}/other/low")
+    subhost.boot(
+        "BASE= other\nUPPER= ./up\nWORK= wk\nLIVE= lv/\nLOWER= ../other/low\nLOG= ./said\n"
+        "INIT= ./init"
+    )
     subhost.inside("echo mine > /mine")
-    assert subhost.target.read(f"{subhost.folder}/other/root/mine") == "mine\n"
+    for path in ("up/mine", "wk/work", "said"):
+        assert subhost.target.exists(f"{subhost.folder}/other/{path}"), path
 
 
 @clause("conf-comments")
@@ -72,6 +85,7 @@ def test_comments_and_blank_lines_are_silent(subhost: Subhost) -> None:
     [
         pytest.param("LOWR= /x", "LOWER", marks=clause("conf-unknown")),
         pytest.param("something else", "", marks=clause("conf-unknown")),
+        pytest.param("UPPER =/x", "UPPER", marks=clause("conf-unknown")),
         pytest.param(" UPPER= /x", "UPPER", marks=clause("conf-indented")),
     ],
 )
@@ -80,6 +94,13 @@ def test_other_lines_draw_one_warning(subhost: Subhost, line: str, hint: str) ->
     done = subhost.start(line)
     assert done.status == 0, done
     assert done.err.count("\n") == 1 and f"{subhost.conf}:5:" in done.err and hint in done.err
+
+
+@clause("conf-empty")
+def test_an_empty_value_stands_for_the_default(subhost: Subhost) -> None:
+    """RAM_SIZE and NAME without a value are what they are without the line."""
+    subhost.boot("RAM_SIZE= \nNAME=\nCABLES=  \nUPPER=")
+    assert "size=51200k" in subhost.inside("grep ' /run ' /proc/mounts")
 
 
 @clause("conf-first-wins")
@@ -95,17 +116,21 @@ ODD = "up,per:1 \\ $HOME 'x' \"y\" ; é"
 
 @clause("conf-plain-values", "conf-odd-paths")
 def test_paths_with_odd_characters_work(subhost: Subhost) -> None:
-    """Values know no shell syntax, and paths of all characters reach the overlay mount whole."""
-    names = {key: f"{key.lower()} {ODD}" for key in ("UPPER", "WORK", "LIVE", "LOWER")}
-    for name in names.values():
-        subhost.put(f"{name}/.made", "")
-    quoted = f"{subhost.folder}/{names['LOWER']}"
-    subhost.target.succeed(f'cp -a {TINY}/. "$(cat)"', input=quoted)
-    subhost.boot("\n".join(f"{key}= {name}" for key, name in names.items()))
-    subhost.inside("echo mine > /mine")
-    assert subhost.target.succeed(
-        'cat "$(cat)"', input=f"{subhost.folder}/{names['UPPER']}/mine"
-    ) == ("mine\n")
+    """Values know no shell syntax, and paths of all characters are used whole, by the overlay too."""
+    names = {key: f"{key.lower()} {ODD}" for key in ("BASE", "UPPER", "WORK", "LIVE", "LOWER")}
+    base = f"{subhost.folder}/{names['BASE']}"
+    for key in ("UPPER", "WORK", "LIVE"):
+        subhost.put(f"{names['BASE']}/{names[key]}/.made", "")
+    upper, lower = f"{base}/{names['UPPER']}", f"{base}/{names['LOWER']}"
+    shared = f"/srv/{ODD}"
+    subhost.prepare(f"cp -a {TINY} {shlex.quote(lower)}")
+    subhost.put(f"{names['BASE']}/{names['LOWER']}{shared}/from", "host\n")
+    values = [f"{key}= {name}" for key, name in names.items()]
+    subhost.boot("\n".join([*values, f"LOG= log {ODD}", f"SHARE= {shared}"]))
+    subhost.inside(f"cat {shlex.quote(shared)}/from > /seen")
+    seen = subhost.run(f"cat {shlex.quote(upper)}/seen")
+    assert seen.out == "host\n", seen
+    assert subhost.target.exists(f"{base}/log {ODD}")
 
 
 @clause("conf-words")
@@ -121,6 +146,15 @@ def test_a_value_can_be_the_output_of_a_command(subhost: Subhost) -> None:
     """What a command after ! prints is the value."""
     subhost.boot("RAM_SIZE=!echo 3M")
     assert "size=3072k" in subhost.inside("grep ' /run ' /proc/mounts")
+
+
+@clause("bang-start")
+def test_the_command_of_start_runs_on_the_main_host(subhost: Subhost) -> None:
+    """It can read what the subhost does not have."""
+    subhost.put("services", "/one\n", 0o644)
+    subhost.put("root/one", "#!/bin/sh\necho $1 > /told\n")
+    subhost.boot(f"START=!cat {subhost.folder}/services")
+    assert subhost.target.read(f"{subhost.folder}/root/told") == "start\n"
 
 
 @clause("bang-main-host")
@@ -171,33 +205,44 @@ def test_a_command_without_a_value_is_an_error(
 
 @clause("error-base")
 def test_base_is_required(subhost: Subhost) -> None:
-    """A configuration without BASE starts nothing."""
-    subhost.start(f"LOWER= {TINY}\nSTART= none\nBASE= ")
-    assert not subhost.up(2)
+    """A configuration without BASE starts nothing, though all the other paths are there."""
+    folder = subhost.folder
+    paths = f"UPPER= {folder}/root\nWORK= {folder}/work\nLIVE= {folder}/live"
+    subhost.write(paths, omit=("BASE",))
+    subhost.run(f"cd {folder} && overlay-boot {subhost.conf} < /dev/null", timeout=60)
+    assert subhost.settled() and not subhost.pid1()
+    subhost.boot(paths)
 
 
 @clause("error-directories")
 @pytest.mark.parametrize("variable", ["BASE", "LIVE", "UPPER", "LOWER", "WORK"])
 def test_missing_directories_start_nothing(subhost: Subhost, variable: str) -> None:
     """Nothing is started where a directory of the configuration is missing."""
-    subhost.start(f"{variable}= {subhost.folder}/nowhere")
-    assert not subhost.up(2)
+    subhost.refused(f"{variable}= {subhost.folder}/nowhere")
 
 
 @clause("error-work-nested")
 def test_work_inside_upper_starts_nothing(subhost: Subhost) -> None:
     """WORK must lie outside of UPPER."""
-    subhost.put("root/work/.made", "")
-    subhost.start(f"WORK= {subhost.folder}/root/work")
-    assert not subhost.up(2)
+    subhost.run(f"mkdir {subhost.folder}/root/work")
+    subhost.refused(f"WORK= {subhost.folder}/root/work")
 
 
 @clause("error-work-mount")
 def test_work_on_another_mount_starts_nothing(subhost: Subhost) -> None:
     """WORK must be on UPPER's mount."""
-    subhost.target.succeed(f"mount -t tmpfs spec {subhost.folder}/work")
-    subhost.start("")
-    assert not subhost.up(2)
+    subhost.prepare(f"mount -t tmpfs spec {subhost.folder}/work")
+    subhost.refused("")
+
+
+@clause("error-live")
+@pytest.mark.parametrize("same", ["UPPER", "LOWER"])
+def test_the_live_of_an_overlay_is_a_folder_of_its_own(subhost: Subhost, same: str) -> None:
+    """Nothing is started where LIVE is UPPER or LOWER of an overlay."""
+    lower = f"{subhost.folder}/lower"
+    subhost.prepare(f"cp -a {TINY} {lower}")
+    live = {"UPPER": f"{subhost.folder}/root", "LOWER": lower}[same]
+    subhost.refused(f"LOWER= {lower}\nLIVE= {live}")
 
 
 @clause("error-format", "error-all", "error-untouched", "status-2")
@@ -251,7 +296,7 @@ def test_upper_on_an_overlay_is_refused(subhost: Subhost) -> None:
     """UPPER on an overlay is refused, before any mount, with the reason."""
     subhost.put("o/u/.made", "")
     subhost.put("o/w/.made", "")
-    subhost.target.succeed(
+    subhost.prepare(
         f"cd {subhost.folder} && mount -t overlay -o lowerdir={TINY},upperdir=o/u,workdir=o/w o root"
         " && mkdir root/up root/wk"
     )
@@ -285,92 +330,3 @@ def test_a_file_of_another_user_draws_a_warning(subhost: Subhost) -> None:
     subhost.run(f"chown 4321 {subhost.conf}")
     done = subhost.start()
     assert done.status == 0 and "4321" in done.err and done.err.count("\n") == 1, done
-
-
-@clause("name", "name-length", "netns-name", "files-netns")
-def test_a_name_of_twelve_characters_names_the_subhost(subhost: Subhost) -> None:
-    """NAME names the network namespace, for ip netns and as a file, while the subhost runs."""
-    subhost.write(f"NAME= Twelve_{subhost.name[-5:]:>05}"[:18])
-    subhost.name = f"Twelve_{subhost.name[-5:]:>05}"
-    subhost.named.append(subhost.name)
-    subhost.start()
-    assert subhost.up()
-    inside = subhost.run(f"ip netns exec {subhost.name} readlink /proc/self/ns/net").out
-    assert inside == subhost.target.run(f"readlink /proc/{subhost.pid1()}/ns/net").out
-    assert subhost.name in subhost.run("ip netns list").out.split()
-
-
-@clause("name-default")
-def test_the_name_is_the_files_by_default(subhost: Subhost) -> None:
-    """Without NAME the file's name without .conf is it."""
-    subhost.boot()
-    assert subhost.target.exists(f"/run/netns/{subhost.name}")
-
-
-@clause("upper", "live", "work")
-def test_folders_of_ones_own(subhost: Subhost) -> None:
-    """UPPER is written to, the kernel works in WORK, and the root is mounted on LIVE."""
-    subhost.run(f"cd {subhost.folder} && mv root up && mv work wk && mv live lv")
-    folder = subhost.folder
-    hook = subhost.put("hook", f"#!/bin/sh\ncd {folder}/lv && ls bin > mine\n")
-    subhost.start(f"UPPER= {folder}/up\nWORK= {folder}/wk\nLIVE= {folder}/lv\nPOSTMOUNT= {hook}")
-    assert subhost.wait(f"[ -s {folder}/up/mine ]", 20)
-    assert subhost.target.read(f"{folder}/up/mine") == subhost.target.run(f"ls {TINY}/bin").out
-    assert subhost.target.exists(f"{folder}/wk/work")
-
-
-@clause("base-layout", "live-default", "upper-default", "work-default")
-def test_the_typical_layout_needs_no_paths(subhost: Subhost) -> None:
-    """root, work and live beside the file are UPPER, WORK and LIVE by default."""
-    subhost.boot()
-    subhost.inside("echo mine > /mine")
-    assert subhost.target.read(f"{subhost.folder}/root/mine") == "mine\n"
-    assert subhost.target.exists(f"{subhost.folder}/work/work")
-
-
-@clause("log", "log-output")
-def test_log_is_the_log(subhost: Subhost) -> None:
-    """What the commands of INIT print is in the file that LOG names."""
-    subhost.put("init", "#!/bin/sh\necho 'echo spoken in the subhost; exec /.reaper'\n")
-    subhost.start(f"INIT= {subhost.folder}/init")
-    assert subhost.wait(f"grep -q '^spoken in the subhost' {subhost.log}", 20)
-
-
-@clause("log-default")
-def test_the_default_log(subhost: Subhost) -> None:
-    """By default it is /tmp/overlay-NAME.log."""
-    subhost.boot("LOG= ")
-    assert subhost.target.exists(f"/tmp/overlay-{subhost.name}.log")
-
-
-@clause("log-default-1-6")
-def test_the_default_log_of_1_6(subhost: Subhost) -> None:
-    """In Debian's version 1.6 it is /tmp/oly-NAME.log by default."""
-    subhost.boot("LOG= ")
-    assert subhost.target.exists(f"/tmp/oly-{subhost.name}.log")
-
-
-@clause("log-append", "log-mode")
-def test_the_log_is_appended_to_with_its_mode(subhost: Subhost) -> None:
-    """An older log's lines stay, and the file is readable for its group only."""
-    subhost.boot()
-    subhost.stop()
-    size = int(subhost.target.run(f"stat -c %s {subhost.log}").out)
-    subhost.boot()
-    assert int(subhost.target.run(f"stat -c %s {subhost.log}").out) > size
-    assert subhost.target.run(f"stat -c %a {subhost.log}").out == "640\n"
-
-
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        pytest.param("ln -s elsewhere {}", "symbolic link", marks=clause("log-symlink")),
-        pytest.param("touch {0}; chown 4321 {0}", "4321", marks=clause("log-owner")),
-    ],
-)
-def test_a_log_that_is_not_ours_is_an_error(subhost: Subhost, make: str, said: str) -> None:
-    """A log that is a link or another user's is refused, and not written to."""
-    subhost.run(make.format(subhost.log))
-    done = subhost.start("")
-    assert done.status == 1 and said in done.err and not subhost.pid1(), done
-    assert subhost.target.read(subhost.log) == ""

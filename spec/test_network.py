@@ -21,9 +21,9 @@ def link(subhost: Subhost, name: str) -> str:
 def bridge(subhost: Subhost) -> Iterator[str]:
     """A bridge on the target."""
     name = f"{subhost.name}br"
-    subhost.target.succeed(f"ip link add {name} type bridge && ip link set {name} up")
+    subhost.prepare(f"ip link add {name} type bridge && ip link set {name} up")
     yield name
-    subhost.target.succeed(f"ip link delete {name}")
+    subhost.target.run(f"ip link delete {name}")
 
 
 @clause("cables", "cables-veth", "cables-host-name", "cables-subhost-name")
@@ -39,16 +39,29 @@ def test_cables_are_veth_pairs_numbered_from_0(subhost: Subhost) -> None:
     assert not link(subhost, f"{subhost.name}2")
 
 
-@clause("cables-spec", "cables-bridge", "cables-mac", "cables-up")
+@clause("cables-spec", "cables-bridge", "cables-mac")
 def test_any_mix_of_bridge_and_address(subhost: Subhost, bridge: str) -> None:
     """Bridge to the left, MAC address to the right, both, or neither."""
     mac = "02:00:00:00:0a:{:02x}".format
     subhost.boot(f"CABLES= {bridge}= ={mac(1)}   {bridge}={mac(2)} =")
     masters = [f"master {bridge}" in link(subhost, f"{subhost.name}{n}") for n in range(4)]
     assert masters == [True, False, True, False]
-    assert ",UP" in link(subhost, f"{subhost.name}0")
     addresses = [subhost.interfaces()[f"eth{n}"][0] for n in range(4)]
     assert addresses[1:3] == [mac(1), mac(2)] and not {*addresses[::3]} & {mac(1), mac(2)}
+
+
+@clause("cables-spec")
+def test_a_cable_has_an_equal_sign(subhost: Subhost) -> None:
+    """A word without one makes no cable."""
+    subhost.start("CABLES= x")
+    assert subhost.settled() and not link(subhost, f"{subhost.name}0")
+
+
+@clause("cables-up")
+def test_a_host_end_in_a_bridge_is_up(subhost: Subhost, bridge: str) -> None:
+    """Nobody has to set it up."""
+    subhost.boot(f"CABLES= {bridge}=")
+    assert ",UP" in link(subhost, f"{subhost.name}0")
 
 
 @clause("cables-mac-kernel")
@@ -68,55 +81,54 @@ def test_a_missing_bridge_is_an_error(subhost: Subhost) -> None:
     assert not link(subhost, f"{subhost.name}0")
 
 
-def stanza(subhost: Subhost, interface: str, more: str = "") -> str:
-    """An entry of the main host's interfaces(5) that leaves a trace; the trace's path."""
-    trace = f"{subhost.folder}/{interface}.up"
-    subhost.target.succeed(
-        "cat >> /etc/network/interfaces",
-        input=f"\n# spec {subhost.name}\niface {interface} inet manual\n"
-        f"    up echo up > {trace}; ip link set {interface} up\n    {more}\n",
-    )
-    return trace
-
-
-@pytest.fixture
-def interfaces(subhost: Subhost) -> Iterator[None]:
-    """The target's interfaces(5), put back as it was; only where there is ifupdown."""
-    if subhost.target.run("command -v ifup && [ -e /etc/network/interfaces ]").status:
-        precondition("the target has no ifupdown, or no /etc/network/interfaces")
-    subhost.target.succeed("cp -a /etc/network/interfaces /etc/network/interfaces.spec")
-    yield
-    subhost.target.succeed("mv /etc/network/interfaces.spec /etc/network/interfaces")
-
-
 @clause("cables-ifup")
 @pytest.mark.usefixtures("interfaces")
 def test_ifup_is_tried_without_a_bridge(subhost: Subhost) -> None:
     """The main host's stanza for the host end is brought up."""
-    trace = stanza(subhost, f"{subhost.name}0")
+    trace = subhost.stanza(f"{subhost.name}0")
     subhost.boot("CABLES= =")
     assert subhost.wait(f"[ -s {trace} ]")
 
 
+@clause("cables-bridge-only")
+@pytest.mark.usefixtures("interfaces")
+def test_ifup_is_not_tried_on_a_cable_with_a_bridge(subhost: Subhost, bridge: str) -> None:
+    """The stanza of the host end is passed over; that of a cable without a bridge is not."""
+    traces = [subhost.stanza(f"{subhost.name}{number}") for number in range(2)]
+    subhost.boot(f"CABLES= {bridge}= =")
+    assert subhost.wait(f"[ -s {traces[1]} ]")
+    assert not subhost.target.exists(traces[0])
+
+
 @clause("cables-no-entry")
-def test_without_a_stanza_the_host_end_is_set_up(subhost: Subhost) -> None:
-    """It is up, and the log says that there was no more to do."""
-    subhost.boot("CABLES= =")
+@pytest.mark.parametrize("installed", [True, False])
+def test_without_a_stanza_the_host_end_is_set_up(subhost: Subhost, installed: bool) -> None:
+    """It is up, and the log says that there was no more to do, also without an ifup."""
+    subhost.write("CABLES= =")
+    hide = "" if installed else "mount -t overlay -o lowerdir=$at,upperdir=up,workdir=wk hide $at"
+    done = subhost.run(
+        f"""cd {subhost.folder} && mkdir up wk && mknod up/ifup c 0 0 || exit  # a whiteout
+        at=$(dirname "$(realpath "$(command -v ifup || echo /sbin/ifup)")")
+        unshare --mount sh -ec '{hide.replace("$at", "'$at'")}
+        exec overlay-boot {subhost.conf}' < /dev/null""",
+        timeout=60,
+    )
+    assert done.status == 0 and subhost.up(), done
     assert ",UP" in link(subhost, f"{subhost.name}0")
     said = subhost.target.read(subhost.log)
     assert re.search(rf"\b{subhost.name}0\b.*\b(ifup|entry|only|unknown)\b", said), said
 
 
-@clause("end-restart", "cables-ifup")
+@clause("cables-ifup-again")
 @pytest.mark.usefixtures("interfaces")
 def test_ifup_is_tried_again_at_the_next_start(subhost: Subhost) -> None:
     """What ifupdown remembers of the last start does not keep the next one from being up."""
-    trace = stanza(subhost, f"{subhost.name}0")
+    trace = subhost.stanza(f"{subhost.name}0")
     for _ in range(2):
         subhost.boot("CABLES= =")
         assert subhost.wait(f"[ -s {trace} ]")
         subhost.stop()
-        subhost.wait(f"[ ! -e /sys/class/net/{subhost.name}0 ]")
+        assert subhost.wait(f"[ ! -e /sys/class/net/{subhost.name}0 ]")
         subhost.run(f"rm {trace}")
 
 
@@ -124,7 +136,7 @@ def test_ifup_is_tried_again_at_the_next_start(subhost: Subhost) -> None:
 @pytest.mark.usefixtures("interfaces")
 def test_stop_waits_for_the_host_ends_own_ending(subhost: Subhost) -> None:
     """When it returns all is gone, however long the stanza's down command takes."""
-    stanza(subhost, f"{subhost.name}0", "down sleep 0.5")
+    subhost.stanza(f"{subhost.name}0", "down sleep 0.5")
     subhost.boot("CABLES= =")
     name = subhost.name
     left = f"ls -d /run/netns/{name} /sys/class/net/{name}0 /run/overlay-boot/{name} 2> /dev/null"
@@ -140,7 +152,7 @@ def test_a_sourced_file_beside_the_configuration(subhost: Subhost) -> None:
     subhost.put(
         "interfaces", f"iface {subhost.name}0 inet manual\n    up echo up > {trace}\n", 0o644
     )
-    subhost.target.succeed(f"echo source {subhost.folder}/interfaces >> /etc/network/interfaces")
+    subhost.prepare(f"echo source {subhost.folder}/interfaces >> /etc/network/interfaces")
     subhost.boot("CABLES= =")
     assert subhost.wait(f"[ -s {trace} ]")
 
@@ -149,7 +161,7 @@ def test_a_sourced_file_beside_the_configuration(subhost: Subhost) -> None:
 @pytest.mark.usefixtures("vlans", "interfaces")
 def test_a_tag_makes_a_vlan_interface_by_its_stanza(subhost: Subhost) -> None:
     """NAME0.302, VLAN 302 on NAME0, brought up by ifup with the main host's entry."""
-    trace = stanza(subhost, f"{subhost.name}0.302")
+    trace = subhost.stanza(f"{subhost.name}0.302")
     subhost.boot("CABLES= = =.302")
     assert subhost.wait(f"[ -s {trace} ]")
     said = link(subhost, f"{subhost.name}0.302")
@@ -162,6 +174,18 @@ def test_a_tag_makes_nothing_in_the_subhost(subhost: Subhost) -> None:
     """The subhost has its eth0 and lo, and no VLAN interface."""
     subhost.boot("CABLES= = =.302")
     assert sorted(subhost.interfaces()) == ["eth0", "lo"]
+
+
+@clause("vlan-carrier")
+@pytest.mark.usefixtures("vlans", "interfaces")
+def test_tags_in_a_row_share_a_cable(subhost: Subhost) -> None:
+    """`= =.10 =.20` puts both VLANs on NAME0."""
+    traces = [subhost.stanza(f"{subhost.name}0.{tag}") for tag in (10, 20)]
+    subhost.boot("CABLES= = =.10 =.20")
+    assert subhost.wait(" && ".join(f"[ -s {trace} ]" for trace in traces))
+    for tag in (10, 20):
+        said = link(subhost, f"{subhost.name}0.{tag}")
+        assert f".{tag}@{subhost.name}0:" in said and f"id {tag} " in said
 
 
 @clause("vlan-made", "vlan-number")
@@ -179,7 +203,7 @@ def test_vlans_need_no_entry_and_use_up_no_number(subhost: Subhost) -> None:
 @pytest.mark.parametrize("tag", [1, 4094])
 def test_the_range_of_tags(subhost: Subhost, tag: int) -> None:
     """The first and the last tag that the kernel takes."""
-    trace = stanza(subhost, f"{subhost.name}0.{tag}")
+    trace = subhost.stanza(f"{subhost.name}0.{tag}")
     subhost.boot(f"CABLES= = =.{tag}")
     assert subhost.wait(f"[ -s {trace} ]")
     assert f"id {tag} " in link(subhost, f"{subhost.name}0.{tag}")
@@ -189,7 +213,7 @@ def test_the_range_of_tags(subhost: Subhost, tag: int) -> None:
 @pytest.mark.usefixtures("vlans", "interfaces")
 def test_a_vlan_in_a_bridge(subhost: Subhost, bridge: str) -> None:
     """With a bridge to the left the VLAN interface is a port of it."""
-    stanza(subhost, f"{subhost.name}0.302")
+    subhost.stanza(f"{subhost.name}0.302")
     subhost.boot(f"CABLES= = {bridge}=.302")
     assert subhost.wait(f"ip link show {subhost.name}0.302 | grep -q 'master {bridge} '")
 
@@ -198,13 +222,13 @@ def test_a_vlan_in_a_bridge(subhost: Subhost, bridge: str) -> None:
 @pytest.mark.usefixtures("vlans", "interfaces")
 def test_the_subhost_sets_up_its_end_of_a_vlan(subhost: Subhost) -> None:
     """A VLAN interface that the subhost makes on its eth0 reaches the main host's."""
-    trace = stanza(subhost, f"{subhost.name}0.302")
+    trace = subhost.stanza(f"{subhost.name}0.302")
     subhost.boot("CABLES= = =.302")
     assert subhost.wait(f"[ -s {trace} ]")
     if subhost.target.run("command -v ping").status:
         precondition("the target has no ping")
     inside = f"ip netns exec {subhost.name} ip"
-    subhost.target.succeed(
+    subhost.prepare(
         f"""{inside} link add link eth0 name eth0.302 type vlan id 302
         {inside} link set eth0 up; {inside} link set eth0.302 up
         {inside} address add 192.0.2.2/30 dev eth0.302

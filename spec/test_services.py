@@ -27,9 +27,17 @@ def calls(subhost: Subhost) -> list[str]:
     return subhost.target.read(f"{subhost.folder}/root/services").splitlines()
 
 
-@clause("start", "start-initd")
+@clause("start-initd")
+def test_a_service_is_a_script_of_init_d(subhost: Subhost) -> None:
+    """A name in START is that of its script."""
+    service(subhost, "/etc/init.d/one")
+    subhost.boot("START= one")
+    assert calls(subhost) == ["one start"]
+
+
+@clause("start")
 def test_services_are_started_in_order(subhost: Subhost) -> None:
-    """The names of START are scripts of /etc/init.d, started as they are named."""
+    """One after the other, as START names them."""
     for name in ("one", "two", "three"):
         service(subhost, f"/etc/init.d/{name}")
     subhost.boot("START= two one three")
@@ -58,7 +66,7 @@ def test_the_default_start(subhost: Subhost) -> None:
     """networking and ssh, in this order."""
     for name in ("networking", "ssh"):
         service(subhost, f"/etc/init.d/{name}")
-    subhost.boot("START= ")
+    subhost.boot(omit=("START",))
     assert calls(subhost) == ["networking start", "ssh start"]
 
 
@@ -66,17 +74,19 @@ def test_the_default_start(subhost: Subhost) -> None:
 def test_none_starts_no_service_but_dummy_service(subhost: Subhost) -> None:
     """With nothing to wait for, a process named dummy_service runs."""
     subhost.put("root/usr/sbin/service", '#!/bin/sh\necho "$@" >> /services\n')
+    for name in ("networking", "ssh", "none"):
+        service(subhost, f"/etc/init.d/{name}")
     subhost.boot("START= none")
+    assert subhost.runs("dummy_service")
     assert calls(subhost) == []
-    assert "dummy_service" in subhost.inside("cat /proc/[0-9]*/comm").split()
 
 
-@clause("dummy")
+@clause("dummy-idle")
 def test_dummy_service_runs_where_services_left_nothing(subhost: Subhost) -> None:
     """Services that were started but run no process are no services to wait for."""
     service(subhost, "/etc/init.d/once", runs=False)
     subhost.boot("START= once")
-    assert "dummy_service" in subhost.inside("cat /proc/[0-9]*/comm").split()
+    assert subhost.runs("dummy_service")
 
 
 @clause("dummy-not")
@@ -84,17 +94,20 @@ def test_no_dummy_service_beside_a_service(subhost: Subhost) -> None:
     """Where a service runs there is none."""
     service(subhost, "/etc/init.d/one")
     subhost.boot("START= one")
-    comms = subhost.inside("cat /proc/[0-9]*/comm").split()
-    assert "sleep" in comms and "dummy_service" not in comms
+    assert "sleep" in subhost.processes()
+    assert not subhost.runs("dummy_service", 1)
+    assert not subhost.inside("ls /run/dummy_service 2> /dev/null")
 
 
 @clause("dummy-pipe", "dummy-end", "reaper-end")
 def test_writing_to_the_pipe_ends_it(subhost: Subhost) -> None:
     """dummy_service ends when anything is written to its pipe, and with it the subhost."""
     subhost.boot()
+    pid = subhost.pid1()
+    assert subhost.runs("dummy_service")
     assert subhost.inside("[ -p /run/dummy_service ] && echo pipe") == "pipe\n"
     subhost.run(f"overlay-go {subhost.name}", input="echo > /run/dummy_service\n")
-    assert subhost.wait(f"! pid1 {subhost.name}")
+    assert subhost.ended(pid)
 
 
 @clause("start-failure")
@@ -142,10 +155,14 @@ def test_the_subhosts_own_shell_runs_the_script(subhost: Subhost) -> None:
 @clause("init-no-reaper")
 def test_a_script_without_the_reaper_just_ends(subhost: Subhost) -> None:
     """The subhost ends with it, and is cleared up."""
-    subhost.put("init", "#!/bin/sh\necho 'echo spoken'\n")
+    subhost.put(
+        "init", "#!/bin/sh\necho 'echo spoken; until [ -e /go-on ]; do sleep 0.05; done'\n"
+    )
     subhost.start(f"INIT= {subhost.folder}/init")
     assert subhost.wait(f"grep -q ^spoken {subhost.log}", 20)
-    assert subhost.wait(f"[ ! -e /run/netns/{subhost.name} ] && ! pid1 {subhost.name}")
+    pid = subhost.pid1()
+    subhost.run(f"overlay-go {subhost.name} touch /go-on")
+    assert pid and subhost.gone(pid)
 
 
 @clause("reaper-reaps")
@@ -155,11 +172,13 @@ def test_orphans_are_reaped(subhost: Subhost) -> None:
         "root/orphans", "#!/bin/sh\nfor i in 1 2 3; do (sleep 0.2; echo > /end$i) & done\n"
     )
     subhost.boot()
+    pid = subhost.pid1()
     subhost.inside("setsid /orphans")
     root = f"{subhost.folder}/root"
     assert subhost.wait(f"[ -e {root}/end1 ] && [ -e {root}/end2 ] && [ -e {root}/end3 ]")
-    children = f"grep -ls '^PPid:.{subhost.pid1()}$' /proc/[0-9]*/status"
+    children = f"grep -ls '^PPid:.{pid}$' /proc/[0-9]*/status"
     assert subhost.wait(f"! {children} | xargs grep -s '^Name:.orphans'")
+    assert subhost.pid1() == pid
 
 
 @clause("stop-recorded")
@@ -173,7 +192,17 @@ def test_what_was_started_is_stopped(subhost: Subhost) -> None:
     assert calls(subhost) == ["one start", "one stop"]
 
 
-@clause("stop-services", "stop-script", "stop-services-inside")
+@clause("stop-services-inside")
+def test_services_are_stopped_inside(subhost: Subhost) -> None:
+    """The script sees the subhost's root and processes when it is told to stop."""
+    subhost.put("root/one", "#!/bin/sh\necho $1 $(cat /proc/1/comm) >> /seen\nsetsid sleep 99 &\n")
+    subhost.boot("START= /one")
+    subhost.stop()
+    seen = subhost.target.read(f"{subhost.folder}/root/seen").splitlines()
+    assert seen[1:] == ["stop .reaper"]
+
+
+@clause("stop-services", "stop-script")
 @pytest.mark.parametrize("given", ["/etc/init.d/one /etc/init.d/two", "one two"])
 def test_services_are_stopped_in_reverse(subhost: Subhost, given: str) -> None:
     """overlay-stop stops them inside the subhost, the last one first."""

@@ -1,0 +1,308 @@
+"""The commands overlay-go, overlay-stop and overlay-list."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from spec.clauses import clause
+from spec.subhost import TINY, Subhost
+
+
+@clause("go-shell", "go-setup")
+def test_go_is_a_root_shell_inside(subhost: Subhost) -> None:
+    """It runs as root in the root and the namespaces of the subhost."""
+    subhost.put("root/etc/which", "subhost\n")
+    subhost.boot()
+    said = subhost.inside("cat /etc/which; id -u") + namespaces(subhost, "mnt net pid", "self")
+    assert said == "subhost\n0\n" + namespaces(subhost, "mnt net pid", "1")
+
+
+@clause("go-all-namespaces")
+def test_go_enters_all_namespaces(subhost: Subhost) -> None:
+    """Those for ipc and uts too."""
+    subhost.boot()
+    for kind in ("ipc", "uts"):
+        assert namespaces(subhost, kind, "self") == namespaces(subhost, kind, "1")
+
+
+def namespaces(subhost: Subhost, kinds: str, who: str) -> str:
+    """The namespaces of overlay-go's shell (self), or of pid 1 (1) as the main host has it."""
+    look = "for kind in {}; do readlink /proc/{}/ns/$kind; done"
+    if who == "self":
+        return subhost.inside(look.format(kinds, who))
+    return subhost.target.run(look.format(kinds, subhost.pid1())).out
+
+
+@clause("go-pipe")
+def test_go_reads_commands_from_a_pipe(subhost: Subhost) -> None:
+    """What is written there is run, and its output comes back."""
+    subhost.boot()
+    done = subhost.run(f"overlay-go {subhost.name}", input="echo one; echo two\n")
+    assert (done.status, done.out) == (0, "one\ntwo\n"), done
+
+
+@clause("go-not-child")
+def test_gos_shell_is_no_child_of_pid_1(subhost: Subhost) -> None:
+    """Its parent is another, usually none that the subhost can see."""
+    subhost.boot()
+    assert parent_of_gos_shell(subhost) not in ("", "1")
+
+
+def parent_of_gos_shell(subhost: Subhost) -> str:
+    """Its pid as the subhost sees it; 0 for a process outside."""
+    said = subhost.inside("while read n v; do [ $n != PPid: ] || echo $v; done < /proc/$$/status")
+    return said.strip()
+
+
+@clause("go-bash")
+def test_gos_shell_is_bash(subhost: Subhost) -> None:
+    """The subhost's own."""
+    subhost.put("root/bin/bash", '#!/bin/sh\nexport I_AM=bash\nexec /bin/sh "$@"\n')
+    subhost.boot()
+    assert subhost.inside("echo $I_AM") == "bash\n"
+
+
+@clause("go-sh")
+def test_gos_shell_is_sh_without_a_bash(subhost: Subhost) -> None:
+    """Where the subhost has no bash."""
+    subhost.put("root/bin/sh", '#!/bin/busybox sh\nexport I_AM=sh\nexec /bin/busybox sh "$@"\n')
+    subhost.boot()
+    subhost.inside("rm /bin/bash")
+    assert subhost.inside("echo $I_AM") == "sh\n"
+
+
+def typed(subhost: Subhost, commands: str) -> str:
+    """What is on the terminal when commands are typed at overlay-go's."""
+    done = subhost.run(
+        f"echo '{commands}; exit' | script -qec 'overlay-go {subhost.name}' /dev/null", timeout=20
+    )
+    return done.out.replace("\r", "")
+
+
+@clause("go-interactive")
+def test_gos_shell_is_interactive(subhost: Subhost) -> None:
+    """On a terminal its flags have an i."""
+    subhost.boot()
+    said = typed(subhost, "echo flags: $-")
+    assert re.search("^flags: .*i", said, re.MULTILINE), said
+
+
+@clause("go-terminal")
+def test_go_has_a_terminal_of_the_subhosts(subhost: Subhost) -> None:
+    """tty names one on the subhost's own /dev/pts, and the shell has job control."""
+    subhost.boot()
+    said = typed(subhost, "tty; set -o | grep monitor")
+    assert "/dev/pts/0" in said, said
+    assert re.search(r"^monitor\s+on", said, re.MULTILINE), said
+
+
+@clause("go-command", "go-command-words", "go-conf")
+def test_go_runs_a_command(subhost: Subhost) -> None:
+    """Words as they were given, the exit status handed on, by name or configuration file."""
+    subhost.boot()
+    for who in (subhost.name, subhost.conf):
+        done = subhost.run(f"overlay-go {who} sh -c 'echo \"$#:$2\"; exit 42' x 'a  b' '$c;'")
+        assert (done.status, done.out) == (42, "2:$c;\n"), done
+
+
+@clause("go-list")
+def test_go_without_a_name_lists(subhost: Subhost) -> None:
+    """The names of those that run."""
+    subhost.boot()
+    done = subhost.run("overlay-go < /dev/null")
+    assert done.status == 0 and subhost.name in done.out, done
+
+
+@clause("go-not-running", "stop-not-running", "runtime-share-not-running", "status-3")
+@pytest.mark.parametrize("command", ["go", "stop", "share /srv"])
+def test_a_subhost_that_does_not_run(subhost: Subhost, command: str) -> None:
+    """One clear line and status 3, by name and by configuration file."""
+    subhost.write()
+    for who in (subhost.name, subhost.conf):
+        done = subhost.run(f"overlay-{command} {who} < /dev/null")
+        assert done.status == 3 and done.err.count("\n") == 1 and "not running" in done.err, done
+
+
+@clause("go-clean-environment")
+def test_gos_environment_is_clean(subhost: Subhost) -> None:
+    """Of the caller's environment terminal and language alone get in."""
+    subhost.boot()
+    done = subhost.run(
+        f"SECRET=x TERM=xterm COLORTERM=24bit LANG=C.UTF-8 LC_ALL=C overlay-go {subhost.name} env"
+    )
+    assert "SECRET" not in done.out and "TERM=xterm\n" in done.out, done
+    assert all(f"{x}\n" in done.out for x in ("COLORTERM=24bit", "LANG=C.UTF-8", "LC_ALL=C"))
+    assert "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n" in done.out
+
+
+@clause("stop")
+def test_stop_ends_it(subhost: Subhost) -> None:
+    """None of its processes runs on."""
+    subhost.boot()
+    subhost.inside("setsid sleep 4321 > /dev/null 2>&1 &")
+    assert subhost.wait("pgrep -f '^sleep 4321'")
+    subhost.stop()
+    assert subhost.wait("! pgrep -f '^sleep 4321'")
+
+
+@clause("stop-netns")
+def test_stop_takes_namespace_and_cables_away(subhost: Subhost) -> None:
+    """They are gone once the subhost has ended."""
+    subhost.boot("CABLES= =")
+    name = subhost.name
+    subhost.stop()
+    assert subhost.wait(f"! ls -d /run/netns/{name} && ! ls -d /sys/class/net/{name}0")
+
+
+@clause("stop-forced")
+def test_stop_ends_what_does_not_want_to(subhost: Subhost) -> None:
+    """A pid 1 and a process that ignore all that can be ignored."""
+    subhost.put("root/deaf", "#!/bin/sh\ntrap '' HUP INT TERM\nwhile :; do sleep 0.05; done\n")
+    subhost.put("init", "#!/bin/sh\necho \"trap '' HUP INT TERM\"; echo '/deaf & exec /.reaper'\n")
+    subhost.boot(f"INIT= {subhost.folder}/init")
+    assert subhost.wait("pgrep -f '[/]deaf'")
+    subhost.stop()
+    assert subhost.wait("! pgrep -f '[/]deaf'")
+
+
+@clause("stop-name")
+def test_stop_takes_the_name(subhost: Subhost) -> None:
+    """A subhost can be named by its NAME."""
+    subhost.boot()
+    pid = subhost.pid1()
+    assert subhost.run(f"overlay-stop {subhost.name}").status == 0
+    assert not subhost.target.exists(f"/proc/{pid}")
+
+
+@clause("stop-waits")
+def test_stop_returns_when_all_is_gone(subhost: Subhost) -> None:
+    """Name, cables, record, processes: gone at once when it returns."""
+    subhost.boot("CABLES= = =")
+    pid = subhost.pid1()
+    name = subhost.name
+    done = subhost.run(
+        f"overlay-stop {name} || echo failed; ls -d /run/netns/{name} /sys/class/net/{name}[01] "
+        f"/run/overlay-boot/{name} /proc/{pid} 2>/dev/null"
+    )
+    assert done.out == "", done
+
+
+@clause("stop-term", "stop-kill", "stop-timeout")
+def test_stop_terminates_then_kills(subhost: Subhost) -> None:
+    """SIGTERM to each that is left; SIGKILL, after the grace, to what ignores it."""
+    subhost.put(
+        "root/deaf",
+        "#!/bin/sh\ntrap 'echo $1 >> /said' TERM\ntouch /ready$1; while :; do sleep 0.05; done\n",
+    )
+    subhost.put("init", "#!/bin/sh\necho '/deaf 1 & setsid /deaf 2 & exec /.reaper'\n")
+    subhost.boot(f"INIT= {subhost.folder}/init")
+    assert subhost.wait(f"cd {subhost.folder}/root && [ -e ready1 ] && [ -e ready2 ]")
+    done = subhost.run(f"date +%s%N; overlay-stop --timeout 1 {subhost.name}; echo $?; date +%s%N")
+    start, status, end = done.out.split()
+    assert status == "0" and not subhost.target.run("pgrep -f '[/]deaf'").out, done
+    assert 1 <= (int(end) - int(start)) / 1e9 < 1 + 5 * subhost.target.patience
+    assert set(subhost.target.read(f"{subhost.folder}/root/said").split()) == {"1", "2"}
+
+
+@clause("stop-timeout-default")
+def test_the_grace_is_ten_seconds_by_default(subhost: Subhost) -> None:
+    """What ignores SIGTERM is killed after 10 seconds."""
+    subhost.put(
+        "init", "#!/bin/sh\necho '(trap : TERM; while :; do sleep 0.05; done) & exec /.reaper'\n"
+    )
+    subhost.boot(f"INIT= {subhost.folder}/init")
+    done = subhost.run(f"date +%s%N; overlay-stop {subhost.name}; date +%s%N", timeout=40)
+    start, end = map(int, done.out.split())
+    assert 10 <= (end - start) / 1e9 < 10 + 5 * subhost.target.patience
+
+
+@clause("stop-leftovers")
+def test_what_a_crash_left_is_cleared(subhost: Subhost) -> None:
+    """After its processes were all killed at once, overlay-stop clears its name, cables, records."""
+    subhost.boot("CABLES= =")
+    subhost.crash()
+    assert subhost.target.exists(f"/run/overlay-boot/{subhost.name}")
+    assert subhost.run(f"overlay-stop {subhost.name}").status == 3
+    assert subhost.gone(0)
+
+
+@clause("stop-others", "list")
+def test_another_subhost_runs_on(subhost: Subhost) -> None:
+    """Of two that run, and are listed each in a line, the one that is named ends."""
+    subhost.boot()
+    first, pid = subhost.name, subhost.pid1()
+    second = f"{first}b"
+    subhost.run(
+        f"cd {subhost.folder} && mkdir {second} && mkdir {second}/root {second}/work {second}/live"
+    )
+    conf = subhost.put(
+        f"{second}/{second}.conf",
+        f"BASE= .\nLOWER= {TINY}\nSTART= none\nLOG= {subhost.log}.b\n",
+        0o644,
+    )
+    subhost.named.append(second)
+    done = subhost.run(f"overlay-boot --wait {conf} < /dev/null", timeout=60)
+    assert done.status == 0, done
+    lines = subhost.run("overlay-list").out.splitlines()
+    assert [len([x for x in lines if x.startswith(f"{n} ")]) for n in (first, second)] == [1, 1]
+    assert subhost.run(f"overlay-stop {second}").status == 0
+    assert subhost.pid1() == pid
+    assert subhost.inside("echo on") == "on\n"
+
+
+@clause("stop-others")
+def test_others_are_left_in_peace(subhost: Subhost) -> None:
+    """A record whose pid is another process's by now harms nobody."""
+    subhost.boot()
+    pid = subhost.pid1()
+    record = f"/run/overlay-boot/{subhost.name}"
+    other = int(subhost.run("setsid sleep 60 > /dev/null 2>&1 < /dev/null & echo $!").out)
+    try:
+        subhost.run(f"cp {record} {subhost.folder}/old")
+        subhost.stop()
+        subhost.run(f"sed 's/{pid}/{other}/' {subhost.folder}/old > {record}; chmod 600 {record}")
+        assert subhost.run(f"overlay-stop {subhost.name}").status == 3
+        assert subhost.target.exists(f"/proc/{other}")
+    finally:
+        subhost.run(f"kill {other}; rm -f {record}")
+
+
+@clause("list-dead")
+def test_list_without_the_dead(subhost: Subhost) -> None:
+    """One whose processes were all killed is not listed, whatever is recorded still."""
+    subhost.boot()
+    subhost.crash()
+    assert subhost.name not in subhost.run("overlay-list; overlay-list --json").out
+
+
+@clause("list", "list-json", "list-dead", "list-empty")
+def test_list(subhost: Subhost) -> None:
+    """A line for each that runs, the same as JSON; a clear word where none does."""
+    subhost.boot("CABLES= = =")
+    name, pid = subhost.name, subhost.pid1()
+    line = next(
+        x for x in subhost.run("overlay-list").out.splitlines() if x.startswith(f"{name} ")
+    )
+    assert all(
+        word in line for word in (str(pid), "overlay", f"{name}0", f"{name}1", subhost.conf)
+    )
+    rows = [
+        row for row in json.loads(subhost.run("overlay-list --json").out) if row["name"] == name
+    ]
+    assert (
+        rows[0].items()
+        >= {
+            "pid": pid,
+            "root": "overlay",
+            "cables": [f"{name}0", f"{name}1"],
+            "configuration": subhost.conf,
+        }.items()
+        and "since" in rows[0]
+    )
+    subhost.stop()
+    done = subhost.run("overlay-list")
+    assert done.status == 0 and name not in done.out and done.err, done
+    assert json.loads(subhost.run("overlay-list --json").out) == []

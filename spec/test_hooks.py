@@ -1,0 +1,242 @@
+"""PREMOUNT and POSTMOUNT, and what the default hooks do."""
+
+from __future__ import annotations
+
+import pytest
+
+from spec.clauses import clause
+from spec.plugin import precondition
+from spec.subhost import TINY, Subhost
+from spec.test_root import KINDS, of_kind
+
+
+def spy(subhost: Subhost, name: str, then: str = "") -> str:
+    """A hook that writes down how it was run, all at once; its path."""
+    return subhost.put(
+        name,
+        f"""#!/bin/sh
+{{  echo "arguments=$*"; env; echo "mounts=$(readlink /proc/self/ns/mnt)"
+    echo "root=$(stat -c %i /)"; grep -c ' {subhost.folder}/live ' /proc/mounts
+}} > {subhost.folder}/{name}.part
+mv {subhost.folder}/{name}.part {subhost.folder}/{name}.ran
+{then}
+""",
+    )
+
+
+@clause("premount", "premount-kinds", "premount-not-plain", "postmount", "postmount-always")
+@pytest.mark.parametrize("kind", KINDS)
+def test_which_hooks_run_for_which_root(subhost: Subhost, kind: str) -> None:
+    """PREMOUNT before an overlay or bind mount and not for a plain root; POSTMOUNT for all."""
+    pre = spy(subhost, "pre")
+    post = spy(subhost, "post")
+    subhost.start(f"PREMOUNT= {pre}\nPOSTMOUNT= {post}\n{of_kind(subhost, kind)}")
+    assert subhost.wait(f"[ -s {subhost.folder}/post.ran ]", 20)
+    before, after = (
+        subhost.target.read(f"{subhost.folder}/{name}.ran") for name in ("pre", "post")
+    )
+    if kind == "plain":
+        assert before == ""
+    else:
+        assert before.splitlines()[-1] == "0" and after.splitlines()[-1] == "1"
+
+
+@clause("premount-config", "postmount-config")
+def test_hooks_get_the_configuration(subhost: Subhost) -> None:
+    """CONFIG in their environment is its path."""
+    pre, post = spy(subhost, "pre"), spy(subhost, "post")
+    subhost.start(f"PREMOUNT= {pre}\nPOSTMOUNT= {post}")
+    assert subhost.wait(f"[ -s {subhost.folder}/post.ran ]", 20)
+    for name in ("pre", "post"):
+        said = subhost.target.read(f"{subhost.folder}/{name}.ran").splitlines()
+        assert f"CONFIG={subhost.conf}" in said
+
+
+@clause("premount-namespace", "postmount-namespace")
+def test_where_hooks_run(subhost: Subhost) -> None:
+    """They see the main host's root, and what they mount is there for the subhost alone."""
+    lower, live = f"{subhost.folder}/lower", f"{subhost.folder}/live"
+    subhost.run(f"mkdir {lower}")
+    pre = spy(subhost, "pre", f"mount --bind {TINY} {lower}")
+    post = spy(subhost, "post", f"mount -t tmpfs posted {live}/srv && mkdir {live}/srv/posted")
+    init = subhost.put("init", "#!/bin/sh\necho '[ ! -d /srv/posted ] || mkdir /seen; sleep 99'\n")
+    subhost.start(f"LOWER= {lower}\nPREMOUNT= {pre}\nPOSTMOUNT= {post}\nINIT= {init}")
+    assert subhost.wait(f"[ -d {subhost.folder}/root/seen ]", 20)
+    mounts = subhost.target.read("/proc/self/mounts")
+    assert f" {lower} " not in mounts and "posted" not in mounts
+    root = "root=" + subhost.target.run("stat -c %i /").out
+    for name in ("pre", "post"):
+        assert root in subhost.target.read(f"{subhost.folder}/{name}.ran")
+
+
+@clause("postmount-first")
+def test_postmount_has_ended_before_services_start(subhost: Subhost) -> None:
+    """What it does last is done when the first command of INIT runs."""
+    post = subhost.put("post", f"#!/bin/sh\nsleep 0.5; mkdir {subhost.folder}/live/posted\n")
+    init = subhost.put("init", "#!/bin/sh\necho '[ ! -d /posted ] || mkdir /in-time; sleep 99'\n")
+    subhost.start(f"POSTMOUNT= {post}\nINIT= {init}")
+    assert subhost.wait(f"[ -d {subhost.folder}/root/posted ]", 20)
+    assert subhost.wait(f"[ -d {subhost.folder}/root/in-time ]")
+
+
+@clause("premount-arguments", "postmount-arguments", "hooks-environment", "hooks-callable")
+def test_what_hooks_get(subhost: Subhost) -> None:
+    """UPPER, or LIVE and UPPER, as arguments; all variables; the default hooks to call."""
+    pre = spy(subhost, "pre", 'exec overlay-premount "$@"')
+    post = spy(subhost, "post", 'exec overlay-postmount "$@"')
+    init = spy(subhost, "init", "exec overlay-init")
+    subhost.boot(
+        f"PREMOUNT= {pre}\nPOSTMOUNT= {post}\nINIT= {init}\nCABLES= =\nRAM_SIZE= 3M\n"
+        "SHARE= /etc\nSHARE= /tmp"
+    )
+    live, upper = f"{subhost.folder}/live", f"{subhost.folder}/root"
+    for name, arguments in (("pre", upper), ("post", f"{live} {upper}"), ("init", "")):
+        said = subhost.target.read(f"{subhost.folder}/{name}.ran").splitlines()
+        assert said[0] == f"arguments={arguments}"
+        for setting in (
+            f"NAME={subhost.name}",
+            f"BASE={subhost.folder}",
+            "CABLES==",
+            f"INIT={init}",
+            f"LIVE={live}",
+            f"LOG={subhost.log}",
+            f"LOWER={TINY}",
+            f"POSTMOUNT={post}",
+            f"PREMOUNT={pre}",
+            "RAM_SIZE=3M",
+            "SHARE=/etc",
+            "START=none",
+            f"UPPER={upper}",
+            f"WORK={subhost.folder}/work",
+        ):
+            assert setting in said, f"{name} has no {setting}"
+
+
+@clause("hooks-fail", "boot-failure", "boot-undo", "status-1")
+@pytest.mark.parametrize("hook", ["PREMOUNT", "POSTMOUNT", "INIT"])
+def test_a_hook_that_fails_fails_the_boot(subhost: Subhost, hook: str) -> None:
+    """One line that names it, status 1, and nothing of the boot is left."""
+    before = subhost.target.run(f"ls -AR {subhost.folder}/root {subhost.folder}/work").out
+    failing = subhost.put("fails", "#!/bin/sh\nexit 5\n")
+    done = subhost.start(f"{hook}= {failing}\nCABLES= =\nSHARE= /etc:/new/etc")
+    assert done.status == 1 and done.err.count("\n") == 1 and failing in done.err, done
+    assert subhost.wait(f"[ ! -e /sys/class/net/{subhost.name}0 ]")
+    assert not subhost.target.exists(f"/run/netns/{subhost.name}")
+    after = subhost.target.run(f"ls -AR {subhost.folder}/root {subhost.folder}/work").out
+    assert after == before
+
+
+@clause("premount-default")
+def test_the_default_premount(subhost: Subhost) -> None:
+    """UPPER has in it what the overlay-premount beside overlay-boot puts there."""
+    found = []
+    hook = subhost.run(
+        "echo $(dirname $(realpath $(command -v overlay-boot)))/overlay-premount"
+    ).out
+    for text in ("", f"PREMOUNT= {hook.strip()}", "PREMOUNT= /bin/true"):
+        subhost.boot(text)
+        subhost.stop()
+        found.append(subhost.run(f"cd {subhost.folder}/root && find . | sort").out)
+        subhost.run(f"cd {subhost.folder} && rm -r root work && mkdir root work")
+    if found[1] == found[2]:
+        precondition("overlay-premount does nothing here that could be seen")
+    assert found[0] == found[1]
+
+
+@clause("premount-interfaces")
+def test_premount_gives_upper_an_interfaces_file(subhost: Subhost) -> None:
+    """lo, and a manual stanza for each cable; the VLANs are not the subhost's."""
+    subhost.boot("CABLES= = =")
+    text = subhost.target.read(f"{subhost.folder}/root/etc/network/interfaces")
+    stanzas = [line.split() for line in text.splitlines() if line.startswith("iface ")]
+    assert stanzas == [
+        ["iface", "lo", "inet", "loopback"],
+        ["iface", "eth0", "inet", "manual"],
+        ["iface", "eth1", "inet", "manual"],
+    ]
+
+
+@clause("premount-interfaces-kept")
+def test_an_interfaces_file_is_left_alone(subhost: Subhost) -> None:
+    """One that UPPER has already stays as it is."""
+    subhost.put("root/etc/network/interfaces", "# mine\n")
+    subhost.boot("CABLES= =")
+    assert subhost.target.read(f"{subhost.folder}/root/etc/network/interfaces") == "# mine\n"
+
+
+@clause("postmount-default")
+def test_the_default_postmount_makes_the_root_usable(subhost: Subhost) -> None:
+    """With it there are devices, and a reaper for pid 1 to become."""
+    subhost.boot()
+    assert (
+        subhost.inside("echo gone > /dev/null; ls /.reaper /dev/null") == "/.reaper\n/dev/null\n"
+    )
+
+
+@clause("dev-private", "dev-nodes", "dev-pts", "dev-shm", "dev-links")
+def test_dev(subhost: Subhost) -> None:
+    """A tmpfs with working devices, its own pts and shm, and the links."""
+    subhost.boot()
+    mounts = {m.split()[1]: m.split() for m in subhost.inside("cat /proc/mounts").splitlines()}
+    assert mounts["/dev"][2] == mounts["/dev/shm"][2] == "tmpfs"
+    assert mounts["/dev/pts"][2] == "devpts" and "ptmxmode=666" in mounts["/dev/pts"][3]
+    said = subhost.inside(
+        """cd /dev; echo x > null; head -c 3 zero | od -An -tx1; (echo x > full) 2>&1 | grep -o 'No space'; head -c 4 random | wc -c
+        head -c 5 urandom | wc -c; stat -c '%n %t,%T' tty console; [ -c ptmx ] && echo ptmx
+        stat -c %a shm; ls pts; readlink fd; readlink stdin; readlink stdout; readlink stderr"""
+    ).split("\n")
+    assert said[:6] == [" 00 00 00", "No space", "4", "5", "tty 5,0", "console 5,1"]
+    assert said[6:9] == ["ptmx", "1777", "ptmx"]
+    assert said[9:13] == ["/proc/self/fd", *(f"/proc/self/fd/{n}" for n in range(3))]
+
+
+@clause("sys-own")
+def test_sys_shows_its_own_network_and_is_read_only(subhost: Subhost) -> None:
+    """No interface of the main host is in /sys, and it cannot be written."""
+    subhost.boot()
+    assert subhost.inside("ls /sys/class/net") == "lo\n"
+    assert " ro" in subhost.inside("grep ' /sys ' /proc/mounts")
+
+
+@clause("ram-size")
+def test_ram_size(subhost: Subhost) -> None:
+    """The size of the tmpfs on /run."""
+    subhost.boot("RAM_SIZE= 7M")
+    run = subhost.inside("grep ' /run ' /proc/mounts").split()
+    assert run[2] == "tmpfs" and "size=7168k" in run[3]
+
+
+@clause("ram-size-default")
+def test_ram_size_by_default(subhost: Subhost) -> None:
+    """50M."""
+    subhost.boot()
+    assert "size=51200k" in subhost.inside("grep ' /run ' /proc/mounts")
+
+
+@clause("run-lock")
+def test_run_lock(subhost: Subhost) -> None:
+    """Everyone may write in /run/lock, as in /tmp."""
+    subhost.boot()
+    assert subhost.inside("stat -c %a /run/lock") == "1777\n"
+
+
+@clause("ram-size-none")
+def test_ram_size_none(subhost: Subhost) -> None:
+    """Nothing is mounted on /run."""
+    subhost.put("root/run/mine", "")
+    subhost.boot("RAM_SIZE= none")
+    assert "/run/mine\n" in subhost.inside("ls /run/mine; grep ' /run ' /proc/mounts")
+    assert subhost.inside("grep -c ' /run ' /proc/mounts") == "0\n"
+
+
+@clause("reaper-installed", "reaper-static", "reaper-unchanged")
+def test_the_reaper_is_a_static_program_put_in_place_once(subhost: Subhost) -> None:
+    """/.reaper runs without the subhost's libraries, and is not written again."""
+    subhost.boot()
+    text = subhost.target.run(f"grep -c ld-linux {subhost.folder}/root/.reaper").out
+    assert text == "0\n"
+    stamp = f"stat -c '%i %y' {subhost.folder}/root/.reaper"
+    before = subhost.target.run(stamp).out
+    subhost.stop()
+    subhost.boot()
+    assert subhost.target.run(stamp).out == before != ""

@@ -1,0 +1,142 @@
+"""SHARE, and overlay-share(8)."""
+
+from __future__ import annotations
+
+from spec.clauses import clause
+from spec.subhost import TINY, Subhost
+
+
+def own_lower(subhost: Subhost) -> str:
+    """A LOWER of the test's own; its path."""
+    path = f"{subhost.folder}/lower"
+    subhost.prepare(f"cp -a {TINY} {path}", timeout=60)
+    return path
+
+
+@clause("share", "share-many")
+def test_shares_are_seen_by_both(subhost: Subhost) -> None:
+    """Every SHARE has the same folder on both sides."""
+    folder = subhost.folder
+    for name in ("one", "two"):
+        subhost.put(f"{name}/from", "host\n")
+        subhost.put(f"root{folder}/{name}/.here", "")  # the mount point
+    # 1.6 looks a single path up on the main host, 1.2 under LOWER: here that is the same.
+    subhost.boot(f"LOWER= /\nSHARE= {folder}/one\nSHARE= {folder}/two")
+    said = subhost.inside(f"cat {folder}/one/from {folder}/two/from; echo sub > {folder}/two/new")
+    assert said == "host\nhost\n"
+    assert subhost.target.read(f"{folder}/two/new") == "sub\n"
+
+
+@clause("share-lower")
+def test_a_single_path_is_lowers(subhost: Subhost) -> None:
+    """Without a colon the path is looked up under LOWER."""
+    lower = own_lower(subhost)
+    subhost.put("lower/srv/only/from", "lower\n")
+    subhost.boot(f"LOWER= {lower}\nSHARE= /srv/only")
+    subhost.inside("echo sub > /srv/only/new")
+    assert subhost.target.read(f"{lower}/srv/only/new") == "sub\n"
+
+
+@clause("share-other-path")
+def test_a_share_on_another_path(subhost: Subhost) -> None:
+    """host:subhost mounts the main host's folder elsewhere in the subhost."""
+    subhost.put("outside/from", "host\n")
+    subhost.put("root/srv/inside/.here", "")
+    subhost.boot(f"LOWER= /\nSHARE= {subhost.folder}/outside:/srv/inside")
+    assert subhost.inside("cat /srv/inside/from; echo sub > /srv/inside/new") == "host\n"
+    assert subhost.target.read(f"{subhost.folder}/outside/new") == "sub\n"
+
+
+@clause("share-file", "share-submounts", "share-mountpoint")
+def test_files_and_submounts_are_shared(subhost: Subhost) -> None:
+    """A file can be shared, and what is mounted below a shared folder comes along."""
+    subhost.put("outside/sub/x", "hidden\n")
+    subhost.put("file", "file\n")
+    subhost.prepare(f"mount -t tmpfs deep {subhost.folder}/outside/sub")
+    try:
+        subhost.put("outside/sub/x", "deep\n")
+        subhost.boot(
+            f"SHARE= {subhost.folder}/outside:/new/place\nSHARE= {subhost.folder}/file:/new/file"
+        )
+        assert subhost.inside("cat /new/place/sub/x /new/file") == "deep\nfile\n"
+        assert subhost.target.exists(f"{subhost.folder}/root/new/file")
+    finally:
+        stop = f"overlay-stop {subhost.conf}; umount {subhost.folder}/outside/sub"
+        subhost.target.run(stop, timeout=60)
+
+
+@clause("share-no-command")
+def test_share_runs_no_command(subhost: Subhost) -> None:
+    """A ! has no special meaning in SHARE."""
+    subhost.start(f"SHARE=!touch {subhost.folder}/ran")
+    assert subhost.settled()
+    assert not subhost.target.exists(f"{subhost.folder}/ran")
+
+
+@clause("share-symlink")
+def test_links_in_the_subhost_do_not_lead_a_share_out(subhost: Subhost) -> None:
+    """A link in UPPER is resolved inside the subhost: nothing is made or mounted on the host."""
+    subhost.put("outside/from", "host\n")
+    subhost.put("victim/.x", "")
+    subhost.put(f"root{subhost.folder}/victim/inside", "")
+    subhost.prepare(f"ln -s {subhost.folder}/victim {subhost.folder}/root/link")
+    subhost.boot(f"SHARE= {subhost.folder}/outside:/link/new")
+    assert subhost.inside("cat /link/new/from") == "host\n"
+    assert subhost.target.run(f"ls -A {subhost.folder}/victim").out == ".x\n"
+
+
+def shared_folder(subhost: Subhost) -> str:
+    """A folder of the main host that is there in the subhost, too."""
+    shared = subhost.put("shared/from", "host\n").removesuffix("/from")
+    subhost.put(f"root{shared}/.here", "")
+    return shared
+
+
+@clause("runtime-share-end")
+def test_share_ends_with_the_subhost(subhost: Subhost) -> None:
+    """Its content stays, and there is no mount that would outlast it."""
+    shared = shared_folder(subhost)
+    subhost.boot()
+    subhost.run(f"overlay-share {shared} {subhost.name}")
+    subhost.stop()
+    assert subhost.target.read(f"{shared}/from") == "host\n"
+    assert shared not in subhost.target.read("/proc/self/mounts")
+    subhost.boot()
+    assert subhost.inside(f"ls -A {shared}") == ".here\n"
+
+
+@clause("runtime-share", "runtime-share-both", "runtime-share-example")
+def test_share_with_a_running_subhost(subhost: Subhost) -> None:
+    """Both sides have the folder in common."""
+    shared = shared_folder(subhost)
+    subhost.boot()
+    done = subhost.run(f"overlay-share {shared} {subhost.name}")
+    assert done.status == 0, done
+    assert subhost.inside(f"cat {shared}/from; echo sub > {shared}/new") == "host\n"
+    assert subhost.target.read(f"{shared}/new") == "sub\n"
+
+
+@clause("runtime-share-mountpoint")
+def test_share_makes_the_mount_point(subhost: Subhost) -> None:
+    """A folder that the subhost does not have is shared all the same."""
+    shared = subhost.put("shared/from", "host\n").removesuffix("/from")
+    subhost.boot()
+    assert subhost.run(f"overlay-share {shared} {subhost.name}").status == 0
+    assert subhost.inside(f"cat {shared}/from") == "host\n"
+
+
+@clause("runtime-share-conf")
+def test_share_takes_the_configuration_file(subhost: Subhost) -> None:
+    """The subhost can be named by its configuration file."""
+    shared = shared_folder(subhost)
+    subhost.boot()
+    assert subhost.run(f"overlay-share {shared} {subhost.conf}").status == 0
+    assert subhost.inside(f"cat {shared}/from") == "host\n"
+
+
+@clause("runtime-share-directory")
+def test_share_refuses_what_is_no_folder(subhost: Subhost) -> None:
+    """In one line."""
+    subhost.boot()
+    done = subhost.run(f"overlay-share {subhost.conf} {subhost.name}")
+    assert done.status != 0 and done.err.count("\n") == 1 and subhost.conf in done.err, done

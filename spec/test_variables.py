@@ -1,0 +1,103 @@
+"""The variables that say what a subhost is called, where it lies, and where it logs."""
+
+from __future__ import annotations
+
+import pytest
+
+from spec.clauses import clause
+from spec.subhost import TINY, Subhost
+
+
+@clause("name", "name-length", "netns-name", "files-netns")
+def test_a_name_of_twelve_characters_names_the_subhost(subhost: Subhost) -> None:
+    """NAME names the network namespace, for ip netns and as a file, while the subhost runs."""
+    subhost.write(f"NAME= Twelve_{subhost.name[-5:]:>05}"[:18])
+    subhost.name = f"Twelve_{subhost.name[-5:]:>05}"
+    subhost.named.append(subhost.name)
+    subhost.start()
+    assert subhost.up()
+    inside = subhost.run(f"ip netns exec {subhost.name} readlink /proc/self/ns/net").out
+    assert inside == subhost.target.run(f"readlink /proc/{subhost.pid1()}/ns/net").out
+    assert subhost.name in subhost.run("ip netns list").out.split()
+
+
+@clause("name-default")
+def test_the_name_is_the_files_by_default(subhost: Subhost) -> None:
+    """Without NAME the file's name without .conf is it."""
+    subhost.boot()
+    assert subhost.target.exists(f"/run/netns/{subhost.name}")
+
+
+def start_and_list(subhost: Subhost, text: str, live: str, upper: str) -> str:
+    """What is in the bin of the folder `live` when it is mounted, seen from POSTMOUNT, which
+    writes it there; it lands in the folder `upper`."""
+    hook = f"cd {subhost.folder}/{live} && ls bin > part && mv part seen"
+    subhost.put("hook", f"#!/bin/sh\n{hook}\n")
+    subhost.start(f"{text}\nPOSTMOUNT= {subhost.folder}/hook")
+    assert subhost.wait(f"[ -e {subhost.folder}/{upper}/seen ]", 20)
+    return subhost.target.read(f"{subhost.folder}/{upper}/seen")
+
+
+@clause("upper", "live", "work")
+def test_folders_of_ones_own(subhost: Subhost) -> None:
+    """UPPER is written to, the kernel works in WORK, and the root is mounted on LIVE."""
+    subhost.run(f"cd {subhost.folder} && mv root up && mv work wk && mv live lv")
+    folder = subhost.folder
+    text = f"UPPER= {folder}/up\nWORK= {folder}/wk\nLIVE= {folder}/lv"
+    assert start_and_list(subhost, text, "lv", "up") == subhost.target.run(f"ls {TINY}/bin").out
+    assert subhost.target.exists(f"{folder}/wk/work")
+
+
+@clause("base-layout", "live-default", "upper-default", "work-default")
+def test_the_typical_layout_needs_no_paths(subhost: Subhost) -> None:
+    """root, work and live beside the file are UPPER, WORK and LIVE by default."""
+    assert start_and_list(subhost, "", "live", "root") == subhost.target.run(f"ls {TINY}/bin").out
+    assert subhost.target.exists(f"{subhost.folder}/work/work")
+
+
+@clause("log", "log-output")
+def test_log_is_the_log(subhost: Subhost) -> None:
+    """What the commands of INIT print is in the file that LOG names."""
+    subhost.put("init", "#!/bin/sh\necho 'echo spoken in the subhost; exec /.reaper'\n")
+    subhost.start(f"INIT= {subhost.folder}/init")
+    assert subhost.wait(f"grep -q '^spoken in the subhost' {subhost.log}", 20)
+
+
+@clause("log-default")
+def test_the_default_log(subhost: Subhost) -> None:
+    """By default it is /tmp/overlay-NAME.log."""
+    subhost.boot(omit=("LOG",))
+    assert subhost.target.exists(f"/tmp/overlay-{subhost.name}.log")
+
+
+@clause("log-default-1-6")
+def test_the_default_log_of_1_6(subhost: Subhost) -> None:
+    """In Debian's version 1.6 it is /tmp/oly-NAME.log by default."""
+    subhost.boot(omit=("LOG",))
+    assert subhost.target.exists(f"/tmp/oly-{subhost.name}.log")
+
+
+@clause("log-append", "log-mode")
+def test_the_log_is_appended_to_with_its_mode(subhost: Subhost) -> None:
+    """An older log's lines stay, and the file is readable for its group only."""
+    subhost.boot()
+    subhost.stop()
+    size = int(subhost.target.run(f"stat -c %s {subhost.log}").out)
+    subhost.boot()
+    assert int(subhost.target.run(f"stat -c %s {subhost.log}").out) > size
+    assert subhost.target.run(f"stat -c %a {subhost.log}").out == "640\n"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        pytest.param("ln -s elsewhere {}", "symbolic link", marks=clause("log-symlink")),
+        pytest.param("touch {0}; chown 4321 {0}", "4321", marks=clause("log-owner")),
+    ],
+)
+def test_a_log_that_is_not_ours_is_an_error(subhost: Subhost, make: str, said: str) -> None:
+    """A log that is a link or another user's is refused, and not written to."""
+    subhost.run(make.format(subhost.log))
+    done = subhost.start("")
+    assert done.status == 1 and said in done.err and not subhost.pid1(), done
+    assert subhost.target.read(subhost.log) == ""
