@@ -2,11 +2,15 @@
 
 [[expect]]
 clause = "runtime-share"      # or: test = "test_share.py::test_runtime"
+match = "No such file"        # a regular expression that the failure's text has
 reason = "it looks for LIVE in the subhost, where it is called /"
+
+A failure that looks otherwise is none that was expected.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,16 +21,19 @@ from spec.clauses import FOLDER, PageError, clauses
 
 @dataclass(frozen=True)
 class Expectations:
-    """Reasons for known failures, by clause id and by test id (relative to spec/)."""
+    """Known failures, by clause id and by test id (relative to spec/): what to match, and why."""
 
-    clauses: dict[str, str] = field(default_factory=dict)
-    tests: dict[str, str] = field(default_factory=dict)
+    clauses: dict[str, tuple[str, str]] = field(default_factory=dict)
+    tests: dict[str, tuple[str, str]] = field(default_factory=dict)
 
-    def reason(self, test: str, ids: list[str]) -> str | None:
-        """Why this test of these clauses is known to fail; None if it is not."""
-        return self.tests.get(test) or next(
-            (self.clauses[name] for name in ids if name in self.clauses), None
-        )
+    def reason(self, test: str, ids: list[str], failure: str | None = None) -> str | None:
+        """Why this test of these clauses is known to fail, in this way if one is given; None if
+        it is not."""
+        entries = [self.tests.get(test), *(self.clauses.get(name) for name in ids)]
+        for match, reason in filter(None, entries):
+            if failure is None or re.search(match, failure):
+                return reason
+        return None
 
 
 def load(file: Path) -> Expectations:
@@ -35,12 +42,12 @@ def load(file: Path) -> Expectations:
         entries = tomllib.loads(file.read_text())["expect"]
     except (OSError, KeyError, ValueError) as error:
         raise PageError(f"{file}: no list of [[expect]]: {error}") from None
-    known: dict[str, dict[str, str]] = {"clause": {}, "test": {}}
+    known: dict[str, dict[str, tuple[str, str]]] = {"clause": {}, "test": {}}
     for entry in entries:
         kinds = [kind for kind in known if kind in entry]
-        if len(kinds) != 1 or set(entry) != {*kinds, "reason"} or not entry["reason"].strip():
-            raise PageError(f"{file}: {entry}: wanted are clause or test, and a reason")
-        known[kinds[0]][entry[kinds[0]]] = entry["reason"]
+        if len(kinds) != 1 or set(entry) != {*kinds, "match", "reason"} or not all(entry.values()):
+            raise PageError(f"{file}: {entry}: wanted are clause or test, match, and a reason")
+        known[kinds[0]][entry[kinds[0]]] = (entry["match"], entry["reason"])
     if unknown := known["clause"].keys() - clauses().keys():
         raise PageError(f"{file}: no such clause: {', '.join(sorted(unknown))}")
     return Expectations(known["clause"], known["test"])

@@ -203,7 +203,8 @@ def pytest_runtest_makereport(
     name = item.nodeid.removeprefix(f"{FOLDER.name}/")
     expected = None
     if verdict in ("fail", "pass"):
-        expected = item.config.stash[_EXPECTED].reason(name, ids_of(item))
+        failure = report.longreprtext if verdict == "fail" else None
+        expected = item.config.stash[_EXPECTED].reason(name, ids_of(item), failure)
     found: Outcome = {
         "id": name,
         "promise": promise_of(item),

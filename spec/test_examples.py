@@ -57,8 +57,8 @@ def test_tiny(example: Subhost) -> None:
     example.prepare(f"cp -a {TINY} {example.folder}/base")
     assert example.run(f"overlay-boot {example.conf} < /dev/null").status == 0
     assert example.up() and example.runs("dummy_service")
-    looking = {"bash", "sh", "cat", "tr", "head"}
-    assert example.processes() - looking == {".reaper", "dummy_service"}
+    names = set(example.inside("cat /proc/[0-9]*/comm").split())
+    assert names - {"bash", "sh", "cat"} == {".reaper", "dummy_service"}
     assert sorted(example.interfaces()) == ["eth0", "lo"]
     assert example.target.run("ip -br link show tiny0").status == 0
 

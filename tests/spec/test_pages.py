@@ -187,10 +187,10 @@ def test_expectations_are_found_by_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        '[[expect]]\nclause = "no-such-clause"\nreason = "x"',
-        '[[expect]]\nclause = "boot-race"\nreason = " "',
-        '[[expect]]\nclause = "boot-race"\ntest = "t.py::t"\nreason = "x"',
-        '[[expect]]\nclause = "boot-race"',
+        '[[expect]]\nclause = "no-such-clause"\nmatch = "."\nreason = "x"',
+        '[[expect]]\nclause = "boot-race"\nmatch = "."\nreason = ""',
+        '[[expect]]\nclause = "boot-race"\ntest = "t.py::t"\nmatch = "."\nreason = "x"',
+        '[[expect]]\nclause = "boot-race"\nreason = "x"',
         "expected = 1",
         "[[",
     ],

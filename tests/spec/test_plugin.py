@@ -136,7 +136,7 @@ def test_a_failure_shows_sentence_and_evidence(pytester: pytest.Pytester) -> Non
 def test_workers_of_xdist_report_the_same(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(HEAD + TESTS)
     file = pytester.path / "toy.toml"
-    file.write_text('[[expect]]\nclause = "netns-name"\nreason = "x"\n')
+    file.write_text('[[expect]]\nclause = "netns-name"\nmatch = "."\nreason = "x"\n')
     words = "--results=r.json", f"--expectations={file}", "-n2"
     done = pytester.runpytest_subprocess("-p", "spec.plugin", *words)
     data = json.loads((pytester.path / "r.json").read_text())
@@ -180,14 +180,17 @@ def test_the_page_in_force_selects(pytester: pytest.Pytester) -> None:
 EXPECTED = """
 [[expect]]
 clause = "netns-lo"
+match = "wanted (one|two)"
 reason = "known"
 
 [[expect]]
 clause = "netns-name"
+match = "never"
 reason = "was so once"
 
 [[expect]]
 test = "{}::test_teardown"
+match = "left over"
 reason = "leaves it"
 """
 
@@ -205,9 +208,17 @@ def test_known_failures_do_not_fail_the_run(pytester: pytest.Pytester) -> None:
     done.stdout.fnmatch_lines(["unexpected pass: netns-name"])
 
 
+def test_a_failure_of_another_kind_was_not_expected(pytester: pytest.Pytester) -> None:
+    file = Path(pytester.path) / "toy.toml"
+    file.write_text('[[expect]]\nclause = "netns-lo"\nmatch = "wanted one"\nreason = "x"\n')
+    done, data = run(pytester, TESTS, f"--expectations={file}", "-k", "test_fail")
+    assert done.ret == 1
+    assert data["tests"][0]["expected"] is None
+
+
 def test_an_expectation_excuses_no_error(pytester: pytest.Pytester) -> None:
     file = Path(pytester.path) / "toy.toml"
-    file.write_text('[[expect]]\nclause = "lower"\nreason = "x"\n')
+    file.write_text('[[expect]]\nclause = "lower"\nmatch = "."\nreason = "x"\n')
     done, _ = run(pytester, TESTS, f"--expectations={file}", "-k", "test_error")
     assert done.ret == 1
 
