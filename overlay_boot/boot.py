@@ -19,7 +19,7 @@ import os
 import time
 
 from overlay_boot import PATH, OverlayBootError, explain, root
-from overlay_boot.config import Draft, Subhost, program
+from overlay_boot.config import Draft, Subhost
 from overlay_boot.linux import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
@@ -235,7 +235,6 @@ class Boot:
 
     def _write_record(self, pid: int) -> None:
         subhost = self.subhost
-        default_init = subhost.init == [program("overlay-init")]
         self.record.write(
             {
                 "PID": str(pid),  # first: the keeper looks for it there
@@ -243,7 +242,6 @@ class Boot:
                 "SINCE": str(int(time.time())),
                 "ROOT": subhost.kind,
                 "INTERFACES": " ".join(cable.host for cable in subhost.cables),
-                "STOP": " ".join(subhost.start) if default_init else "",
                 "CONFIG": subhost.conf,
                 **subhost.values,
             }

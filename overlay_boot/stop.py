@@ -21,8 +21,8 @@ def stop(record: Record, timeout: float) -> None:
     gone. Services, and then what is left after SIGTERM, have timeout seconds each to end."""
     process = record.open_process()
     if process is not None:
-        services = record.items["STOP"].split()
-        if services:
+        services = record.items["START"].split()
+        if services != ["none"]:
             _stop_services(record, services, timeout)
         if not _ended(process, 0):
             inside(record, _terminate_all)

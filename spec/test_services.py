@@ -202,6 +202,16 @@ def test_services_are_stopped_inside(subhost: Subhost) -> None:
     assert seen[1:] == ["stop .reaper"]
 
 
+@clause("stop-services-init")
+def test_services_are_stopped_whatever_init_is(subhost: Subhost) -> None:
+    """Also where an INIT of one's own has started them."""
+    service(subhost, "/one")
+    init = subhost.put("init", "#!/bin/sh\necho '/one start; exec /.reaper'\n")
+    subhost.boot(f"START= /one\nINIT= {init}")
+    subhost.stop()
+    assert calls(subhost) == ["one start", "one stop"]
+
+
 @clause("stop-services", "stop-script")
 @pytest.mark.parametrize("given", ["/etc/init.d/one /etc/init.d/two", "one two"])
 def test_services_are_stopped_in_reverse(subhost: Subhost, given: str) -> None:
