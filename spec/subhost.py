@@ -201,10 +201,8 @@ done"""
 
     def gone(self, pid: int) -> bool:
         """Whether all there was of it goes away: processes, name, cables, record."""
-        name = self.quoted
         return self.ended(pid) and self.wait(
-            f"! ls -d /run/netns/{name} /run/overlay-boot/{name} && "
-            f"! ls /sys/class/net | grep -qE '^{self.name}[0-9]+$'"
+            f"! ls /run/netns /run/overlay-boot /sys/class/net | grep -qE '^{self.name}[0-9]*$'"
         )
 
     def crash(self) -> None:
