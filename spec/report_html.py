@@ -59,7 +59,8 @@ class _Report:
 
     def __init__(self, runs: list[Results]) -> None:
         self.runs = runs
-        self.letters = [chr(ord("A") + number) for number in range(len(runs))]
+        several = len(runs) > 1
+        self.letters = [chr(ord("A") + number) if several else "" for number in range(len(runs))]
         self.verdicts = [align(run) for run in runs]
         self.tests = [{test["id"]: test for test in run["tests"]} for run in runs]
         self.told: dict[tuple[int, str], str] = {}
@@ -78,10 +79,9 @@ def _sign(verdict: str, letter: str = "", about: str = "") -> str:
 
 
 def _signs(report: _Report, clause: str) -> str:
-    letters = report.letters if len(report.runs) > 1 else [""]
     return "".join(
         _sign(shown(judged), letter, label(run))
-        for run, letter, judged in zip(report.runs, letters, report.of(clause), strict=True)
+        for run, letter, judged in zip(report.runs, report.letters, report.of(clause), strict=True)
     )
 
 
@@ -119,8 +119,8 @@ def _panel(report: _Report, clause: Clause) -> str:
     parts = [f'<p class="facts">{link} · {escape(" · ".join(facts))}</p>']
     for number, (run, judged) in enumerate(zip(report.runs, report.of(clause.id), strict=True)):
         verdict = shown(judged)
-        letter = f"{report.letters[number]} " if len(report.runs) > 1 else ""
-        parts.append(f"<h4>{letter}{escape(label(run))}: {verdict}, {LEGEND[verdict]}</h4>")
+        head = f"{report.letters[number]} {escape(label(run))}".strip()
+        parts.append(f"<h4>{head}: {verdict}, {LEGEND[verdict]}</h4>")
         if clause.untested:
             parts.append(f"<p>No test can show this: {escape(clause.untested)}</p>")
         for name in judged["tests"]:
@@ -200,7 +200,7 @@ def _tally(numbers: dict[str, int]) -> str:
 def _runs(report: _Report) -> str:
     rows = [
         [
-            f"{letter} {escape(label(run))}",
+            f"{letter} {escape(label(run))}".strip(),
             escape(place(run)),
             f"page {escape(run['page'])}",
             f"{escape(run['started'][:16].replace('T', ' '))}, {run['seconds']:.0f} s",
@@ -217,7 +217,7 @@ def _runs(report: _Report) -> str:
 def _failures(report: _Report) -> str:
     """What did not pass, each implementation for itself, the worst first.
 
-    Clauses that did not come to a verdict for one and the same reason share a line.
+    Clauses share a line where one reason is known for all of them.
     """
     parts = []
     for run, judged in zip(report.runs, report.verdicts, strict=True):
@@ -229,7 +229,7 @@ def _failures(report: _Report) -> str:
                 why = one["expected"] or next(
                     iter(reasons(run, one)), one["untested"] or "no test"
                 )
-                own = one["id"] if verdict in ("fail", "error", "expected") else ""
+                own = one["id"] if verdict in ("fail", "error") else ""
                 rank = list(SHOWN).index(verdict)
                 groups.setdefault((rank, own, why), []).append(one)
         items = ""
