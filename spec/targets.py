@@ -129,7 +129,7 @@ class Ssh(Target):
         self.folder = tempfile.mkdtemp(prefix="spec-ssh-")
         self.ssh = ["ssh", "-o", "BatchMode=yes", "-o", "ControlMaster=auto"]
         self.ssh += ["-o", f"ControlPath={self.folder}/socket", "-o", "ControlPersist=60"]
-        self.ssh += ["-p", port or "22", place]
+        self.ssh += [*(["-p", port] if port else []), place]  # else as ssh's configuration says
 
     def argv(self, command: str) -> list[str]:
         return [*self.ssh, "sh", "-c", shlex.quote(command)]

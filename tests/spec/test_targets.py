@@ -1,0 +1,68 @@
+"""How targets reach the place where commands run."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from spec.targets import Here, Host, Ssh, TargetError
+from tests.conftest import needs_root
+
+
+def ends(command: str) -> bool:
+    """Whether no process has that command line, now or soon."""
+    limit = time.monotonic() + 5
+    while subprocess.run(["pgrep", "-f", command], check=False).returncode == 0:
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [("ssh://root@machine", []), ("ssh://machine:2222", ["-p", "2222"])],
+)
+def test_ssh_takes_the_port_that_is_given_or_configured(url: str, port: list[str]) -> None:
+    target = Ssh(url)
+    try:
+        words = target.argv("true")
+        assert (
+            words[words.index("-p") : words.index("-p") + 2] == port if port else "-p" not in words
+        )
+    finally:
+        target.close()
+    assert not Path(target.folder).exists()
+
+
+def test_ssh_that_cannot_connect_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Ssh("ssh://root@127.0.0.1:1")
+    try:
+        with pytest.raises(TargetError, match=r"127\.0\.0\.1:1: .*refused"):
+            target.run("true")
+    finally:
+        target.close()
+
+
+def test_a_command_past_its_limit_is_ended_with_what_it_has_started() -> None:
+    done = Host().run("echo begun; sleep 4321 & wait", timeout=0.3)
+    assert (done.status, done.out) == (124, "begun\n")
+    assert ends("^sleep 4321")
+
+
+@needs_root
+def test_the_sandbox_has_its_own_folders_and_ends_with_its_processes(tmp_path: Path) -> None:
+    target = Here([tmp_path])
+    try:
+        target.put(f"{tmp_path}/seen", "both\n")
+        target.put("/run/own", "")
+        target.put("/opt/own", "")
+        target.run("setsid sleep 4322 > /dev/null 2>&1 &")
+        assert target.run("touch /own").status != 0
+        assert target.run("ls /sys/class/net").out == "lo\n"
+    finally:
+        target.close()
+    assert (tmp_path / "seen").read_text() == "both\n"
+    assert not Path("/run/own").exists() and not Path("/opt/own").exists()
+    assert ends("^sleep 4322")
