@@ -36,7 +36,7 @@ def test_ssh_takes_the_port_that_is_given_or_configured(url: str, port: list[str
     assert not Path(target.folder).exists()
 
 
-def test_ssh_that_cannot_connect_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ssh_that_cannot_connect_is_no_verdict() -> None:
     target = Ssh("ssh://root@127.0.0.1:1")
     try:
         with pytest.raises(TargetError, match=r"127\.0\.0\.1:1: .*refused"):
