@@ -13,7 +13,8 @@ VM_PACKAGES = cpio debian-archive-keyring lz4 mmdebstrap openssh-client qemu-sys
 VAGRANT_PACKAGES = libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system \
 	vagrant vagrant-libvirt
 SUITE ?= trixie
-WORKERS ?= $(shell nproc)
+# As many as there are processors, as far as memory goes: 1.5 GiB for each.
+WORKERS ?= $(shell awk -v n=$$(nproc) '/^MemAvailable/ {m = int($$2 / 1572864); print m < 1 ? 1 : m < n ? m : n}' /proc/meminfo)
 PROVIDER ?= qemu
 DEB_PACKAGES = asciidoctor debhelper dh-python dpkg-dev musl-tools pybuild-plugin-pyproject python3-all \
 	python3-setuptools
@@ -60,20 +61,32 @@ test: lint
 	$(BIN)/python -m spec check
 	$(MAKE) --no-print-directory spec
 
-# $(call run_spec,RESULTS.json,OPTIONS,SUDO): the spec and its reports, of this run or none.
-define run_spec
+# $(call turn,RESULTS.json): wait for another run that makes the same results, and hold them.
+define turn
 mkdir -p $(dir $(1))
-rm -f $(basename $(1)).*
+exec 9> $(1:.json=.lock)
+flock -n 9 || { echo "waiting for another run that makes $(1)"; flock 9; }
+endef
+
+# $(call run_spec,RESULTS.json,OPTIONS,SUDO): the spec and its reports, of this run or none. Where
+# make is ended by a signal, so is the run.
+define run_spec
+rm -f $(1) $(addprefix $(basename $(1)).,html xml tap)
 status=0
-$(3) $(BIN)/python -m spec run $(2) --results $(1) -n $(WORKERS) $(ARGS) || status=$$?
+$(3) setpriv --pdeathsig TERM $(BIN)/python -m spec run $(2) --results $(1) \
+  $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS)) $(ARGS) || status=$$?
 [ ! -e $(1) ] || $(BIN)/python -m spec report $(1) --html $(1:.json=.html) --junit $(1:.json=.xml) --tap $(1:.json=.tap)
 exit $$status
 endef
 
+# A part of the tests must not pass for all of them.
+PART = $(if $(filter -k% --,$(ARGS)),-part)
+
 # The spec on this machine, as root, in name spaces of its own; reports in build/spec.
 # ARGS="-k vlan" and the like: see python -m spec run --help.
 spec: setup
-	@$(call run_spec,build/spec/here.json,--implementation $(BIN) --allow-preconditions,$(SUDO))
+	@$(call turn,build/spec/here$(PART).json)
+	$(call run_spec,build/spec/here$(PART).json,--implementation $(BIN) --allow-preconditions,$(SUDO))
 
 # Has the spec teeth? Deliberate faults in copies of the implementation; ARGS="-k share" for some.
 mutants: vm-setup
@@ -81,7 +94,7 @@ mutants: vm-setup
 
 # docs/conformance.md anew, of the results that are in build/spec.
 conformance: setup
-	@$(BIN)/python -m spec conformance $(sort $(wildcard build/spec/*.json)) > docs/conformance.new
+	@$(BIN)/python -m spec conformance $(filter-out %-part.json,$(sort $(wildcard build/spec/*.json))) > docs/conformance.new
 	mv docs/conformance.new docs/conformance.md
 
 # The man pages as roff and HTML, in build/man.
@@ -94,18 +107,19 @@ man: $(wildcard spec/*.8.adoc)
 bench: setup
 	@$(SUDO) $(BIN)/python -m bench $(ARGS)
 
-# The implementation as it lies in a Debian machine: what is put into a disposable one.
+# $(call stage,FOLDER): the implementation as it lies in a Debian machine.
+define stage
+mkdir -p build
+rm -rf $(1)
+flock build/pip.lock $(BIN)/pip install --quiet --no-deps --no-compile \
+  --target $(1)/usr/lib/python3/dist-packages .
+mv $(1)/usr/lib/python3/dist-packages/bin $(1)/usr/bin
+sed -i '1s|.*|#!/usr/bin/python3|' $(1)/usr/bin/*
+endef
+
+# What is put into a disposable machine: python -m vm up --install build/stage
 stage: setup
-	@new=build/stage.$$$$
-	$(BIN)/pip install --quiet --no-deps --no-compile --target $$new/usr/lib/python3/dist-packages .
-	mv $$new/usr/lib/python3/dist-packages/bin $$new/usr/bin
-	sed -i '1s|.*|#!/usr/bin/python3|' $$new/usr/bin/*
-	if diff -rq $$new build/stage > /dev/null 2>&1; then  # another run may be reading it
-	  rm -r $$new
-	else
-	  rm -rf build/stage
-	  mv $$new build/stage
-	fi
+	@$(call stage,build/stage)
 
 # The Debian package, in dist/, of the files that git knows.
 deb:
@@ -127,11 +141,14 @@ vm-setup: setup
 # slow; ARGS are handed on to `python -m spec run`.
 PAGE ?= $(if $(filter-out overlay-boot-python%,$(notdir $(DEB))),1.6,ours)
 VIA = $(if $(filter vagrant,$(PROVIDER)),-vagrant)
-RESULTS = build/spec/$(SUITE)$(if $(DEB),-$(firstword $(subst _, ,$(notdir $(DEB)))))$(VIA).json
+RESULTS = build/spec/$(SUITE)$(if $(DEB),-$(firstword $(subst _, ,$(notdir $(DEB)))))$(VIA)$(PART).json
+STAGE = $(RESULTS:build/spec/%.json=build/stage.%)
 TARGET = vm://$(SUITE)?provider=$(PROVIDER)&flavour=mta$(if $(VIA),&fresh=no)
 vm-test: WORKERS := $(if $(VIA),1,$(WORKERS))
-vm-test: vm-setup $(if $(DEB),,stage)
-	@what='$(if $(DEB),$(DEB),build/stage)'
+vm-test: vm-setup
+	@$(call turn,$(RESULTS))
+	what='$(or $(DEB),$(STAGE))'
+	$(if $(DEB),,$(call stage,$(STAGE)))
 	[ -e "$$what" ] || what=$$($(BIN)/python -m vm fetch "$$what" $(SUITE))
 	$(call run_spec,$(RESULTS),--target '$(TARGET)' --implementation "$$what" --page $(PAGE))
 

@@ -6,14 +6,14 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from spec.plugin import describe, judge_run, precondition, record_evidence
 from spec.subhost import MAKE_TINY, ROOT, TINY, Subhost
-from spec.targets import Here, Host, Ssh, Target, TargetError, Virtual
+from spec.targets import Here, Host, Ssh, Target, TargetError, Virtual, fresh_each
 
 WORKERS = "one machine cannot be shared: -n 1, or no -n, with this target"
 BIN = "/opt/implementation"  # where a package's commands are linked on the target
@@ -33,7 +33,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     workers, with its progress on the terminal."""
     target = session.config.getoption("--target")
     if target.startswith("vm://"):
-        from vm.start import end_in_order
+        from vm.processes import end_in_order
 
         end_in_order()
     if hasattr(session.config, "workerinput"):
@@ -44,16 +44,27 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if kind in ("here", "host") and os.geteuid() != 0:
         pytest.exit(f"--target {target} makes namespaces and mounts: run the spec as root", 2)
     several = (session.config.getoption("numprocesses", None) or 0) > 1
-    if several and (kind in ("host", "ssh") or "&fresh=no" in target):
+    url, fresh = fresh_each(target)
+    if several and (kind in ("host", "ssh") or not fresh):
         pytest.exit(f"--target {target}: {WORKERS}", 2)
     if kind != "vm":
         return
     import vm
 
     try:
-        vm.prepare(target.replace("&fresh=no", ""), say=lambda line: print(line, flush=True))
+        vm.prepare(url, say=lambda line: print(line, flush=True))
     except vm.MachineError as error:
         pytest.exit(str(error), returncode=1)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the machines of workers that xdist had to kill."""
+    if config.getoption("--target").startswith("vm://") and not hasattr(config, "workerinput"):
+        import vm
+        from vm.folders import sweep
+
+        with suppress(vm.MachineError):  # a folder that cannot be used has been told of
+            sweep()
 
 
 def make_target(config: pytest.Config) -> Target:
@@ -147,15 +158,17 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
         describe(request.config, implementation=about, target=where)
         place.patience = request.config.getoption("--patience") or place.patience
         place.succeed(f"mkdir -p {ROOT}")
-        before = place.run(LEFT).out
         place.succeed(MAKE_TINY)
         place.freeze()
+        before = "" if place.disposable else place.run(LEFT).out  # it takes long when emulated
+        if place.note:
+            describe(request.config, implementation=about, target=where | {"note": place.note})
         yield place
         if not place.disposable:
-            place.run(f"rm -r {TINY}")
             limit = time.monotonic() + 10 * place.patience
             while (after := place.run(LEFT).out) != before and time.monotonic() < limit:
                 time.sleep(0.2)
+            place.run(f"rm -r {TINY}")
     finally:
         place.close()
     if not place.disposable:
@@ -173,14 +186,17 @@ def subhost(target: Target, request: pytest.FixtureRequest) -> Iterator[Subhost]
     number[0] += 1
     commands: list[str] = []
     with ExitStack() as stack:
-        stack.enter_context(target.fresh())
+
+        def make() -> Subhost:
+            stack.enter_context(target.fresh())
+            return Subhost(target, f"s{worker}x{number[0]}", commands.append)
+
         try:
-            made = Subhost(target, f"s{worker}x{number[0]}", commands.append)
+            made = make()
         except TargetError as error:  # a machine that breaks before the test has begun
             record_evidence(request, "another machine broke at once", str(error))
             stack.close()
-            stack.enter_context(target.fresh())
-            made = Subhost(target, f"s{worker}x{number[0]}", commands.append)
+            made = make()
         record_evidence(request, "to reproduce by hand", commands)
         record_evidence(request, "the subhost", made.evidence)
         try:

@@ -228,7 +228,7 @@ def label(results: Results) -> str:
 def place(results: Results) -> str:
     """The target in a few words."""
     target: Mapping[str, str] = results["target"]
-    words = (target.get(key, "") for key in ("system", "kernel", "name"))
+    words = (target.get(key, "") for key in ("system", "kernel", "name", "note"))
     return ", ".join(filter(None, words)) or "unknown target"
 
 

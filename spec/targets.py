@@ -12,11 +12,10 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +41,7 @@ class Target(ABC):
     """A place where subhosts run."""
 
     name = ""
+    note = ""  # what a reader of the results has to know of it
     disposable = False  # whether each test has it for itself
     patience = 1.0  # how many times as long to wait as on a plain machine
     standing: set[str] | None = None  # the interfaces of every new network namespace, once known
@@ -229,10 +229,18 @@ class Here(Target):
         self.sandbox.communicate()
 
 
+def fresh_each(url: str) -> tuple[str, bool]:
+    """A machine's URL as vm takes it, and whether each test has a fresh one: not with fresh=no."""
+    place, _, query = url.partition("?")
+    words = [word for word in query.split("&") if word]
+    rest = [word for word in words if word != "fresh=no"]
+    return "?".join([place, *filter(None, ["&".join(rest)])]), rest == words
+
+
 class Virtual(Target):
     """A disposable virtual machine: vm://SUITE[?provider=qemu&flavour=mta]. Each test has a fresh
-    one, restored from the state that `freeze` keeps; with &fresh=no, or where no state can be
-    kept, all have the same one, as on other targets."""
+    one, restored from the state that `freeze` keeps; with fresh=no, or where no state can be kept,
+    all have the same one, as on other targets, and `note` says so."""
 
     disposable = True
     patience = 4.0  # emulation is slow
@@ -241,9 +249,9 @@ class Virtual(Target):
         import vm
 
         self.name = url
-        self.disposable = "&fresh=no" not in url
+        machine, self.disposable = fresh_each(url)
         try:
-            self.machine = self.first = vm.from_url(url.replace("&fresh=no", ""))
+            self.machine = self.first = vm.from_url(machine)
         except vm.MachineError as error:
             raise TargetError(str(error)) from error
         self.pool: vm.Pool | None = None
@@ -280,7 +288,7 @@ class Virtual(Target):
         try:
             self.first.snapshot("installed")
         except vm.MachineError as error:
-            print(f"{self.name}: all tests run in one machine: {error}", file=sys.__stderr__)
+            self.note = f"all tests in one machine: {str(error).splitlines()[0]}"
             self.disposable = False
         else:
             self.pool = vm.Pool(self.first, "installed")
@@ -290,13 +298,19 @@ class Virtual(Target):
         if not self.pool:
             yield
             return
-        with self.pool.take() as machine:
-            self.machine = machine
+        import vm
+
+        with ExitStack() as stack:
+            try:
+                self.machine = stack.enter_context(self.pool.take())
+            except (vm.MachineError, OSError) as error:
+                raise TargetError(f"no fresh machine: {error}") from error
             yield
 
     def close(self) -> None:
-        try:
+        from vm.processes import uninterrupted
+
+        with uninterrupted(), ExitStack() as last:  # xdist interrupts a slow worker once more
+            last.callback(self.first.close)
             if self.pool:
-                self.pool.close()
-        finally:
-            self.first.close()
+                last.callback(self.pool.close)

@@ -12,9 +12,9 @@
                 fresh.wait_until("test -e /run/thing", timeout=10)
 
 `up(suite, provider="qemu", flavour="plain")` knows the suites bookworm, trixie and sid and the
-providers "qemu" and "vagrant"; `from_url("vm://trixie?provider=vagrant")` is the same in one word. `Pool.take` works with both: where a provider cannot run several
-machines from one snapshot, the one machine is put back instead. Another process (a worker of
-pytest-xdist) shares the frozen state by `Pool.attach(pool.handle)`.
+providers "qemu" and "vagrant"; `from_url("vm://trixie?provider=vagrant")` is the same in one word.
+`Pool.take` works with both: where a provider cannot run several machines from one snapshot, the one
+machine is put back instead.
 
 `machine.Machine` is the whole interface; a machine that broke raises MachineError, a command that
 did not do what was asked CommandFailed (an AssertionError), one that took too long CommandTimeout.

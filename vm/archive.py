@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import subprocess
+import re
 from pathlib import Path
 
 from vm import folders
-from vm.image import explain
 from vm.machine import MachineError
+from vm.processes import Say, run
 from vm.recipe import sources
 
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-def fetch(package: str, suite: str) -> Path:
+
+def fetch(package: str, suite: str, *, say: Say = print) -> Path:
     """The .deb that the suite has now, in the cache. Raises MachineError."""
-    base = folders.private(folders.cache() / "packages") / suite
+    if package.endswith(".deb") or not re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", package):
+        raise MachineError(f"{package}: neither a file that is there nor the name of a package")
+    base = folders.own(folders.cache() / "packages") / suite
     for folder in ("lists/partial", "archives/partial", "debs"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     (base / "status").touch()
-    lines = [line.replace("deb ", "deb [signed-by=@] ", 1) for line in sources(suite)]
-    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-    (base / "sources.list").write_text("\n".join(lines).replace("@", keyring) + "\n")
+    lines = [line.replace("deb ", f"deb [signed-by={KEYRING}] ", 1) for line in sources(suite)]
+    (base / "sources.list").write_text("\n".join(lines) + "\n")
     places = {
         "Dir::Etc::SourceList": base / "sources.list",
         "Dir::Etc::SourceParts": "/dev/null",
@@ -31,20 +34,10 @@ def fetch(package: str, suite: str) -> Path:
         "APT::Sandbox::User": "root",
     }
     flags = [flag for name, value in places.items() for flag in ("-o", f"{name}={value}")]
-    lock = folders.Lock(base / "lock", wait=True)
-    try:
+    busy = lambda: say(f"package {package} of {suite}: waiting for another run that fetches one")
+    with folders.Lock(base / "lock", wait=True, busy=busy):
         for command in (["update", "--error-on=any"], ["download", package]):
-            done = subprocess.run(
-                ["apt-get", "-q", *flags, *command],
-                cwd=base / "debs",
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                raise MachineError(explain(f"package {package} of {suite}", done.stdout))
-    finally:
-        lock.release()
+            what = f"package {package} of {suite}"
+            run(what, "apt-get", "-q", *flags, *command, folder=base / "debs")
     files = (base / "debs").glob(f"{package}_*.deb")
     return max(files, key=lambda file: file.stat().st_mtime)

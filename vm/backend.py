@@ -1,5 +1,5 @@
-"""A backend for testinfra: `--hosts=vm://trixie` starts a machine of that suite, and
-`--hosts=vm://NAME` reaches one that runs already (see `python -m vm list`)."""
+"""A backend for testinfra: `--hosts=vm://trixie?flavour=mta` starts such a machine, with the options
+of `vm.from_url`; `--hosts=vm://NAME` reaches one that runs already (see `python -m vm list`)."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class MachineBackend(BaseBackend):  # type: ignore[misc]
     def machine(self) -> Machine:
         """The machine, started when first used and ended with this process."""
         if self._machine is None:
-            if self.hostspec in SUITES:
-                self._machine = start.up(self.hostspec, say=cli.say)
+            if self.hostspec.partition("?")[0] in SUITES:
+                self._machine = start.from_url(f"vm://{self.hostspec}", say=cli.say)
                 atexit.register(self._machine.close)
             else:
                 attached = QemuMachine.attach(cli.pick(self.hostspec).folder)
@@ -45,9 +45,19 @@ class MachineBackend(BaseBackend):  # type: ignore[misc]
         return self.result(result.status, self.encode(quoted), result.stdout, result.stderr)
 
 
+_parse = testinfra.backend.parse_hostspec
+
+
+def _parse_with_options(hostspec: str) -> Any:
+    """testinfra's own, which drops the options of a backend that it does not know."""
+    host, words = _parse(hostspec)
+    return hostspec.removeprefix("vm://") if words.get("connection") == "vm" else host, words
+
+
 def register() -> None:
     """Make `vm://` known to testinfra."""
     testinfra.backend.BACKENDS["vm"] = "vm.backend.MachineBackend"
+    testinfra.backend.parse_hostspec = _parse_with_options
 
 
 def host(machine: Machine) -> Any:

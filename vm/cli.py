@@ -1,7 +1,7 @@
 """`python -m vm build|up|ssh|run|list|destroy|fetch|box|prune`.
 
-Exit statuses: 0 done, 1 failed (one line on stderr says why), 2 usage; `run` and `ssh` hand on the
-command's own, or 125 when the machine broke.
+Exit statuses: 0 done, 1 failed (one line on stderr says why), 2 usage; `run` hands on the command's
+own, or 125 when the machine broke; `ssh` is ssh's own, or 125 when it cannot start.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vm import archive, folders, image, recipe, start
+from vm import archive, cache, folders, image, processes, recipe, start
 from vm.machine import CommandTimeout, MachineError
 from vm.qemu import QemuMachine
 
@@ -47,7 +49,7 @@ def running() -> list[Running]:
     """The machines of this user that run now, by name."""
     found = []
     for file in sorted(folders.run().glob("*/machine.json")):
-        pid = folders.recorded(file.with_name("pid"))
+        pid = processes.recorded(file.with_name("pid"))
         if pid is not None:
             about = json.loads(file.read_text())
             since = file.stat().st_mtime
@@ -108,11 +110,13 @@ def ssh(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run a command line in a machine."""
+    """Run a command in a machine: one word is a line for its shell, several are taken as they are."""
+    words = options.command
     data = sys.stdin.buffer.read() if options.input else b""
     machine = QemuMachine.attach(pick(options.name).folder)
     try:
-        result = machine.run(" ".join(options.command), timeout=options.timeout, input=data)
+        line = words[0] if len(words) == 1 else shlex.join(words)
+        result = machine.run(line, timeout=options.timeout, input=data)
     except CommandTimeout as error:
         result = error.result
         say(f"vm: still running after {options.timeout:g} s, killed")
@@ -124,29 +128,19 @@ def run(options: argparse.Namespace) -> int:
 
 
 def list_all(options: argparse.Namespace) -> int:
-    """Show images and running machines."""
-    current = {recipe.recipe(s, f).key for s in recipe.SUITES for f in recipe.FLAVOURS}
-    images: list[dict[str, Any]] = [
-        {"image": i.folder.name, "bytes": i.size, "current": i.folder.name in current}
-        for i in image.cached()
-    ]
-    machines = [asdict(machine) for machine in running()]
+    """Show what the cache holds, and running machines."""
+    items, machines = list(cache.items()), running()
     if options.json:
-        print(json.dumps({"cache": str(folders.cache()), "images": images, "machines": machines}))
+        rows = [asdict(one) | {"path": str(one.path)} for one in items]
+        machines_ = [asdict(machine) for machine in machines]
+        print(json.dumps({"cache": rows, "machines": machines_}))
         return 0
-    total = sum(i.size for i in image.cached())
-    parts = [
-        part for n in ("boxes", "vagrant", "packages") for part in (folders.cache() / n).rglob("*")
-    ]
-    others = sum(part.lstat().st_blocks * 512 for part in parts)
-    print(
-        f"images in {folders.cache()}: {total >> 20} MiB; boxes and packages: {others >> 20} MiB"
-    )
-    for one in images:
-        old = "" if one["current"] else "  of an older recipe: python -m vm prune"
-        print(f"  {one['image']:34} {one['bytes'] >> 20:5} MiB{old}")
+    print(f"cache in {folders.cache()}: {sum(one.bytes for one in items) >> 20} MiB")
+    for one in items:
+        note = "  in use" if one.used else "" if one.current else "  goes with python -m vm prune"
+        print(f"  {one.kind:8} {one.path.name:34} {one.bytes >> 20:5} MiB{note}")
     print(f"machines in {folders.run()}:")
-    for machine in running():
+    for machine in machines:
         age = time.time() - machine.since
         kind = "" if machine.detached else "  of a running command"
         print(f"  {machine.name:34} pid {machine.pid}, up {age / 60:.0f} min{kind}")
@@ -159,15 +153,14 @@ def destroy(options: argparse.Namespace) -> int:
         raise MachineError("destroy what? Name a machine, or --all")
     chosen = [m for m in running() if m.detached] if options.all else [pick(options.name)]
     for machine in chosen:
-        folders.kill_recorded(machine.folder / "pid")
+        QemuMachine.attach(machine.folder).close()
         print(machine.name)
-    folders.sweep()
     return 0
 
 
 def fetch(options: argparse.Namespace) -> int:
     """Fetch a package of a suite through this machine's mirrors; prints the file."""
-    print(archive.fetch(options.package, options.suite))
+    print(archive.fetch(options.package, options.suite, say=say))
     return 0
 
 
@@ -180,21 +173,24 @@ def box(options: argparse.Namespace) -> int:
 
 
 def prune(options: argparse.Namespace) -> int:
-    """Remove what aborted runs left and images of older recipes (or all that are not in use)."""
+    """Remove what aborted runs left and what would be made otherwise today (or all not in use)."""
     for name in folders.sweep():
         print(f"left by an aborted run: {name}")
-    print(f"freed {image.prune(everything=options.all) >> 20} MiB")
+    print(f"freed {cache.prune(everything=options.all) >> 20} MiB")
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    whole = argparse.ArgumentParser(prog="python -m vm", description=str(start.__doc__))
-    whole.description = "Disposable Debian machines: built, booted, used and thrown away."
+    whole = argparse.ArgumentParser(
+        prog="python -m vm",
+        description="Disposable Debian machines: built, booted, used and thrown away.",
+    )
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, action: Callable[[argparse.Namespace], int], *flags: str) -> Any:
-        command = commands.add_parser(name, help=(action.__doc__ or "").rstrip("."))
+        about = (action.__doc__ or "").rstrip(".")
+        command = commands.add_parser(name, help=about, description=about)
         command.set_defaults(action=action)
         if "suite" in flags:
             command.add_argument("suite", nargs="?", default="trixie", choices=recipe.SUITES)
@@ -205,7 +201,7 @@ def parser() -> argparse.ArgumentParser:
 
     add("build", build, "suite").add_argument("--fresh", action="store_true", help="build anew")
     command = add("up", up, "suite", "json")
-    command.add_argument("--init", default="systemd", choices=["systemd", "small"])
+    command.add_argument("--init", default="systemd", choices=start.INITS)
     command.add_argument("--network", action="store_true", help="reach beyond this machine")
     command.add_argument("--install", type=Path, metavar="DEB|DIR", help="put this into it")
     command.add_argument("--cold", action="store_true", help="boot, restore no kept state")
@@ -227,20 +223,26 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("package")
     command.add_argument("suite", nargs="?", default="sid", choices=recipe.SUITES)
     command = add("prune", prune)
-    command.add_argument("--all", action="store_true", help="current images too")
+    command.add_argument("--all", action="store_true", help="current ones too")
     return whole
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; its exit status."""
     options = parser().parse_args(arguments)
-    start.end_in_order()
+    if options.action is run and not options.command:
+        parser().error("run what? a command is missing")
+    processes.end_in_order()
     try:
         status: int = options.action(options)
-    except MachineError as error:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (MachineError, OSError) as error:
         say(f"vm: {error}")
         return BROKEN if options.action in (run, ssh) else 1
     except KeyboardInterrupt:
         say("vm: interrupted")
-        return 130
+        return 128 + signal.SIGINT
     return status

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from vm import backend, cli, image, recipe, start
+from vm import backend, cli, image, processes, recipe, start
 from vm.image import Image
 from vm.machine import Machine
 from vm.pool import Pool
@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     """Lets testinfra know `--hosts=vm://SUITE`."""
     backend.register()
-    start.end_in_order()
+    processes.end_in_order()
 
 
 @pytest.fixture(scope="session")

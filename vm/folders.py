@@ -2,172 +2,194 @@
 
 The cache keeps images (VM_CACHE, else /var/cache/disposable-vm for root, else the user's own cache
 folder). The run folder keeps what belongs to running machines; it is of mode 0700. Every folder in
-it holds a file `lock` that is locked for as long as its owner lives, so what an aborted run left
-is told from what is in use without guessing.
+it, as in the cache's `building`, holds a file `lock` that is locked for as long as its owner lives,
+so what an aborted run left is told from what is in use without guessing.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import select
+import re
 import shutil
-import signal
-import subprocess
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
+from urllib.parse import quote
 
+from vm import processes
 from vm.machine import MachineError
+
+#: Bytes of the run folder's path: a socket's path has 107 at most, and ssh adds 45 to its own.
+LONGEST_RUN = 60
+
+
+def _named(variable: str, default: Path, mode: int, longest: int = 4096) -> Path:
+    """The folder that a variable names, else the default, made when missing. Raises MachineError.
+
+    What is abandoned in it gets removed, so one that holds other things is refused.
+    """
+    named = os.environ.get(variable)
+    folder = Path(os.path.abspath(named or default))
+    if not re.fullmatch(r"[\w./,+@=~:-]+", str(folder)):
+        raise MachineError(f"{variable}: a path without blanks, quotes and the like: {folder}")
+    if len(bytes(folder)) > longest:
+        raise MachineError(f"{variable}: {folder} is longer than {longest} bytes")
+    mark = own(folder, mode) / ".claims"
+    if named and not mark.exists():
+        if any(folder.iterdir()):
+            raise MachineError(f"{variable}: {folder} holds other things: name an empty folder")
+        mark.touch(0o600)
+    return folder
 
 
 def cache() -> Path:
     """The folder of images, made when missing."""
-    if named := os.environ.get("VM_CACHE"):
-        folder = Path(named)
-    elif os.geteuid() == 0:
-        folder = Path("/var/cache/disposable-vm")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(base) / "disposable-vm"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    base = Path("/var/cache") if os.geteuid() == 0 else users
+    return _named("VM_CACHE", base / "disposable-vm", 0o755)
+
+
+def building() -> Path:
+    """Where images are made. apt's own user has to get into it, to fetch packages."""
+    return own(cache() / "building", 0o711)
 
 
 def run() -> Path:
     """The folder of running machines (VM_RUN, else one per user in /tmp), made when missing."""
-    return private(Path(os.environ.get("VM_RUN") or f"/tmp/vm-{os.geteuid()}"))
+    return _named("VM_RUN", Path(f"/tmp/vm-{os.geteuid()}"), 0o700, LONGEST_RUN)
 
 
-def memory() -> Path:
-    """Where the memory of machines is kept: in memory where there is room, else the run folder."""
+def memory(name: str) -> Path:
+    """Where the memory of the machine in run()/name is kept: in memory if there is room."""
     shm = _shared_memory()
     if os.access(shm.parent, os.W_OK) and shutil.disk_usage(shm.parent).free > 2 << 30:
-        return private(shm)
-    return run()
+        return own(own(shm) / name)
+    return run() / name
 
 
 def _shared_memory() -> Path:
-    """The run folder's counterpart in /dev/shm."""
-    return Path("/dev/shm") / str(run()).strip("/").replace("/", "-")
+    """The run folder's counterpart in /dev/shm: a folder in it belongs to its namesake there."""
+    return Path("/dev/shm") / quote(str(run()), safe="")
 
 
-def private(folder: Path) -> Path:
-    """Make a folder of mode 0700, or make sure that it is one and ours."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+def own(folder: Path, mode: int = 0o700) -> Path:
+    """Make a folder of that mode, or make sure that it is one and ours. Raises MachineError."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=mode, parents=True)
     status = folder.lstat()
-    if not folder.is_dir() or folder.is_symlink() or status.st_uid != os.geteuid():
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         raise MachineError(f"{folder}: not a folder of user {os.geteuid()}; remove it")
-    if status.st_mode & 0o077:
-        folder.chmod(0o700)
+    if stat.S_IMODE(status.st_mode) != mode:
+        folder.chmod(mode)
     return folder
 
 
 class Lock:
-    """An exclusive lock on a file, held until `release` or the process' end."""
+    """A lock on a file, held until `release`, the end of `with`, or the process' end."""
 
-    def __init__(self, path: Path, *, wait: bool = False, make: bool = True) -> None:
-        """Raises BlockingIOError when another holds it and `wait` is not set."""
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        *,
+        shared: bool = False,
+        wait: bool = False,
+        busy: Callable[[], object] = lambda: None,
+        make: bool = True,
+    ) -> None:
+        """Calls `busy` before it waits; without `wait` raises BlockingIOError instead."""
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if make else 0)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         self.fd = os.open(path, flags, 0o600)
         try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            try:
+                fcntl.flock(self.fd, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    raise
+                busy()
+                fcntl.flock(self.fd, kind)
         except BaseException:
             os.close(self.fd)
             raise
 
     def release(self) -> None:
-        """Give the lock up (a process that inherited `fd` holds it on)."""
-        os.close(self.fd)
+        """Give the lock up, if it is held (a process that inherited `fd` holds it on)."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 def claim(parent: Path, prefix: str) -> tuple[Path, Lock]:
     """A new folder of our own in a parent, locked."""
-    with_lock = Lock(parent / ".claims", wait=True)  # no sweep may see it before it is locked
-    try:
+    with Lock(parent / ".claims", wait=True):  # no sweep may see it before it is locked
         folder = Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir=parent))
         return folder, Lock(folder / "lock")
-    finally:
-        with_lock.release()
 
 
-def abandoned(parent: Path) -> Iterator[Path]:
-    """The claimed folders in a parent whose owner is gone."""
-    guard = Lock(parent / ".claims", wait=True)
+@contextmanager
+def workspace(prefix: str) -> Iterator[Path]:
+    """A folder to make something of the cache in, removed afterwards."""
+    folder, lock = claim(building(), prefix)
+    with lock:
+        try:
+            folder.chmod(0o711)
+            yield folder
+        finally:
+            remove(folder)
+
+
+def in_use(path: Path) -> bool:
+    """Whether somebody holds the lock on a file; one that is not there is nobody's."""
     try:
-        for file in sorted(parent.glob("*/lock")):
-            try:
-                Lock(file, make=False).release()
-            except (BlockingIOError, FileNotFoundError):
-                continue
-            yield file.parent
-    finally:
-        guard.release()
+        Lock(path, make=False).release()
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def sweep() -> list[str]:
     """Clear what aborted runs left: their processes, machines and half-built images; names them."""
     gone = []
-    for parent in (run(), _shared_memory(), cache() / "building"):
-        if not parent.exists():
-            continue
-        for folder in abandoned(private(parent)):
-            for file in folder.glob("*pid"):
-                kill_recorded(file)
+    for parent in (run(), building()):
+        with Lock(parent / ".claims", wait=True):
+            for folder in sorted(parent.glob("*/")):
+                if not in_use(folder / "lock"):
+                    discard(folder)
+                    gone.append(folder.name)
+    for folder in _shared_memory().glob("*/"):
+        if not (run() / folder.name).exists():
             remove(folder)
-            gone.append(folder.name)
     return gone
 
 
-def as_root() -> list[str]:
-    """What makes a command root over its own files: nothing for root, else a user namespace."""
-    return [] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--map-auto", "--"]
+def discard(folder: Path) -> None:
+    """Remove a folder of the run folder or of `building` with its processes and its memory."""
+    for file in folder.glob("*pid"):
+        processes.kill_recorded(file)
+    if folder.parent == run():
+        remove(_shared_memory() / folder.name)  # first: what has no namesake is swept
+    remove(folder)
 
 
-def remove(folder: Path) -> None:
+def remove(path: Path) -> None:
     """Remove a folder and all in it, or a file; one that is not there is fine."""
-    if folder.is_dir():
+    while path.is_dir() and not path.is_symlink():
         try:
-            shutil.rmtree(folder)
+            shutil.rmtree(path)
+        except FileNotFoundError:  # somebody else removes it as well
+            continue
         except PermissionError:  # of another user of our user namespace
-            subprocess.run([*as_root(), "rm", "-rf", str(folder)], check=True)
-    else:
-        folder.unlink(missing_ok=True)
-
-
-def started(pid: int) -> str | None:
-    """When a process started, in the kernel's clock ticks; None when there is no such process."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] == "Z" else fields[19]
-
-
-def record(file: Path, pid: int) -> None:
-    """Write down which process belongs to a folder, so that a later run can end just that one."""
-    file.write_text(f"{pid} {started(pid)}\n")
-
-
-def recorded(file: Path) -> int | None:
-    """The process that was written down, if it still runs."""
-    try:
-        pid, when = file.read_text().split()
-    except (FileNotFoundError, ValueError):
-        return None
-    return int(pid) if started(int(pid)) == when else None
-
-
-def kill_recorded(file: Path) -> None:
-    """End the process that was written down, if it still is that one."""
-    pid = recorded(file)
-    if pid is None:
-        return
-    fd = os.pidfd_open(pid)
-    try:
-        if recorded(file) == pid:
-            signal.pidfd_send_signal(fd, signal.SIGKILL)
-        select.select([fd], [], [], 10)  # until its last thread has let go of all it held
-    finally:
-        os.close(fd)
+            processes.run(f"removing {path}", *processes.as_root(), "rm", "-rf", path)
+    path.unlink(missing_ok=True)

@@ -16,40 +16,13 @@ import shutil
 import struct
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vm import folders
 from vm.machine import MachineError
-from vm.recipe import (
-    AGENT,
-    BOOT_MODULES,
-    DISK,
-    EXCLUDED,
-    FLAVOURS,
-    GUEST,
-    INIT,
-    SUITES,
-    Recipe,
-    recipe,
-)
-
-Say = Callable[[str], None]
-
-#: What goes wrong with apt, told by its own words, and what to do about it.
-TROUBLE = (
-    (r"Temporary failure resolving|Could not resolve|Could not connect|Network is unreachable",
-     "the mirror cannot be reached: check the network, or name another one with MIRROR="),
-    (r"No space left on device", "no space left: free some, or set VM_CACHE (python -m vm prune)"),
-    (r"NO_PUBKEY|keyring .* not|public key is not available|not signed",
-     "the suite's signature cannot be checked: install a newer debian-archive-keyring"),
-    (r"does not have a Release file|404 +Not Found", "the mirror does not have this suite"),
-    (r"Release file .* is expired",
-     "the mirror's index is out of date: name another MIRROR=, or allow it in apt's configuration"),
-    (r"(?m)^(E|unshare|newuidmap): .*(uid_map|unshare|user namespace|newuidmap|not permitted)",
-     "no user namespaces for this user: run as root, or install uidmap"),
-)  # fmt: skip
+from vm.processes import Say, as_root, explain, run
+from vm.recipe import AGENT, BOOT_MODULES, DISK, EXCLUDED, GUEST, INIT, Recipe, recipe
 
 
 @dataclass(frozen=True)
@@ -79,102 +52,79 @@ class Image:
         """Bytes on disk."""
         return sum(file.stat().st_blocks * 512 for file in self.folder.rglob("*"))
 
+    @property
+    def lock(self) -> Path:
+        """Held, shared, by each machine that runs from this image or a state of it."""
+        return self.folder / "used"
+
+    def check_unused(self) -> None:
+        """Raises MachineError when a machine uses it."""
+        if folders.in_use(self.lock):
+            raise MachineError(f"image {self.folder.name} is in use: end its machines first")
+
 
 def cached() -> list[Image]:
     """All images in the cache."""
     return [Image(file.parent) for file in sorted(folders.cache().glob("images/*/image.json"))]
 
 
-def prune(*, everything: bool = False) -> int:
-    """Remove images of older recipes, or every image, and tell the bytes freed.
-
-    One that a running machine uses stays. What Vagrant keeps is made again when it is wanted.
-    """
-    current = {recipe(suite, flavour).key for suite in SUITES for flavour in FLAVOURS}
-    used = "".join(file.read_text() for file in folders.run().glob("*/machine.json"))
-    freed = 0
-    for one in cached():
-        if str(one.folder) not in used and (everything or one.folder.name not in current):
-            freed += one.size
-            folders.remove(one.folder)
-            folders.remove(one.folder.with_suffix(".log"))
-    unused = [
-        f
-        for f in folders.cache().glob("boxes/*.box")
-        if everything or f.stem.rpartition("-")[0] not in current
-    ]
-    if everything:
-        unused.append(folders.cache() / "packages")
-    if not list(folders.run().glob("vagrant-*")):
-        unused.append(folders.cache() / "vagrant")
-    for path in unused:
-        parts = [path, *path.rglob("*")] if path.exists() else []
-        freed += sum(part.lstat().st_blocks * 512 for part in parts)
-        folders.remove(path)
-    return freed
-
-
 def build(suite: str, flavour: str = "plain", *, say: Say = print, fresh: bool = False) -> Image:
-    """The image of the current recipe: from the cache, else built. Raises MachineError.
+    """The image of the current recipe: from the cache, else (or when `fresh`) built.
 
-    A second process that wants the same image waits for the first one's.
+    A second process that wants the same image waits for the first one's. Raises MachineError, also
+    when a running machine uses the image that a fresh one is to replace.
     """
     wanted = recipe(suite, flavour)
-    target = folders.private(folders.cache() / "images") / wanted.key
-    if target.exists() and not fresh:
-        return Image(target)
-    building = folders.private(folders.cache() / "building")
-    turn = folders.Lock(building / f"{wanted.key}.turn", wait=True)
-    try:
-        if target.exists() and not fresh:
-            return Image(target)
-        work, lock = folders.claim(building, wanted.key)
-        (work / "log").touch()
-        try:
+    image = Image(folders.own(folders.cache() / "images") / wanted.key)
+    if image.folder.exists() and not fresh:
+        return image
+    turn = folders.building() / f"{wanted.key}.turn"
+    busy = lambda: say(f"image {suite}: waiting for another run that makes it")
+    with folders.Lock(turn, wait=True, busy=busy):
+        if image.folder.exists() and not fresh:
+            return image
+        image.check_unused()
+        with folders.workspace(wanted.key) as work:
+            log = work / "log"
             try:
                 _build(wanted, work, say)
             except OSError as error:
                 raise MachineError(explain(f"image {suite}", str(error))) from error
             finally:
                 with contextlib.suppress(OSError):  # a full disk has been told of already
-                    shutil.copy(work / "log", target.with_suffix(".log"))
-            old = work / "old"
-            if target.exists():
-                target.rename(old)
-            (work / "image").rename(target)
-        finally:
-            folders.remove(work)
-            lock.release()
-    finally:
-        turn.release()
-    return Image(target)
+                    shutil.copy(log, image.folder.with_suffix(".log"))
+            if image.folder.exists():
+                image.check_unused()
+                image.folder.rename(work / "old")
+            (work / "image").rename(image.folder)
+    return image
 
 
 def _build(wanted: Recipe, work: Path, say: Say) -> None:
     """Make the folder `image` in a work folder."""
     begin = time.monotonic()
+    tree, result, log = work / "tree", work / "image", work / "log"
 
     def step(text: str) -> None:
         say(f"image {wanted.suite}: {text} ({time.monotonic() - begin:.0f} s)")
 
-    missing = [
-        c
-        for c in ("mmdebstrap", "mke2fs", "qemu-img", "cpio", "cc", "ssh-keygen")
-        if not shutil.which(c)
-    ]
-    if missing:
-        raise MachineError(f"commands missing here: {' '.join(missing)} (see docs/vm.md)")
-    tree, result = work / "tree", work / "image"
+    def make(*command: str | Path) -> None:
+        run(f"image {wanted.suite}: {command[0]}", *command, log=log, folder=work)
+
+    tools = ("mmdebstrap", "mke2fs", "qemu-img", "cpio", "cc", "ssh-keygen")
+    if missing := [tool for tool in tools if not shutil.which(tool)]:
+        raise MachineError(f"missing here: {' '.join(missing)}: make vm-setup")
+    log.touch()
     result.mkdir()
     step(f"installing Debian's packages from {wanted.sources[0].split()[1]}")
-    _run(["cc", "-static", "-Os", "-s", "-o", str(work / "vm-agent"), str(AGENT)], work)
-    key = str(result / "id_ed25519")
-    _run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", wanted.key, "-f", key], work)
-    _bootstrap(wanted, _guest(work), work)
+    make("cc", "-static", "-Os", "-s", "-o", "vm-agent", AGENT)
+    make("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", wanted.key, "-f", "image/id_ed25519")
+    _bootstrap(wanted, _guest(work), work, step)
     step("making the disk")
-    _run([*folders.as_root(), "sh", "-ec", _DISK, "sh", str(tree), str(work / "raw"), DISK], work)
-    _run(["qemu-img", "convert", "-O", "qcow2", str(work / "raw"), f"{result}/disk.qcow2"], work)
+    make(*as_root(), "sh", "-ec", _DISK, "sh", DISK)
+    make("qemu-img", "convert", "-O", "qcow2", "raw", "image/disk.qcow2")
     _initrd(tree, work)
+    make("sh", "-ec", _PACK)
     (kernel,) = (tree / "boot").glob("vmlinuz-*")
     shutil.copy(kernel, result / "vmlinuz")
     unpack_kernel(result / "vmlinuz", result / "vmlinux")
@@ -183,20 +133,23 @@ def _build(wanted: Recipe, work: Path, say: Say) -> None:
     about = asdict(wanted) | {
         "made": time.strftime("%FT%TZ", time.gmtime()),
         "kernel": kernel.name,
+        "seconds": round(time.monotonic() - begin, 1),
     }
-    about["seconds"] = round(time.monotonic() - begin, 1)
     (result / "image.json").write_text(json.dumps(about, indent=2) + "\n")
-    _run([*folders.as_root(), "rm", "-rf", str(tree)], work)
+    make(*as_root(), "rm", "-rf", "tree")
     step("done")
 
 
-#: Reproducible: the same tree gives the same bytes. The mount points of the kernel's file systems
-#: are there, whatever the tree was made under.
+#: What stands in /dev is the kernel's business.
 _DISK = """
-chmod 755 "$1"
-truncate -s "$3" "$2"
-mke2fs -q -t ext4 -d "$1" -L root -U 6f76-6c79 -m 0 -E lazy_itable_init=1,nodiscard "$2"
-""".replace("6f76-6c79", "6f766572-6c61-4f00-8000-626f6f740000")
+rm -rf tree/dev/*
+truncate -s "$1" raw
+mke2fs -q -t ext4 -d tree -L root -m 0 -E lazy_itable_init=1,nodiscard raw
+"""
+_PACK = """
+cd initrd
+find . | sort | cpio --quiet -o -H newc -R 0:0 --reproducible > ../image/initrd
+"""
 
 
 def _guest(work: Path) -> Path:
@@ -211,36 +164,22 @@ def _guest(work: Path) -> Path:
     return guest
 
 
-def _bootstrap(wanted: Recipe, guest: Path, work: Path) -> None:
-    """Fill the folder `tree`. The way over a tar stream is the same for root and for others."""
+def _bootstrap(wanted: Recipe, guest: Path, work: Path, step: Say) -> None:
+    """Fill the folder `tree`. Contained, so that nothing of it, no mount either, is left behind."""
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
     options += [f"--aptopt={setting}" for setting in _apt_settings()]
-    hooks = [f"copy-in {path} /" for path in sorted(guest.iterdir())]
-    hooks += ['chroot "$1" sh /customize', 'rm "$1/customize"']
+    hooks = [f"copy-in {' '.join(map(str, guest.iterdir()))} /"]
+    hooks += ['chroot "$1" sh /customize && rm "$1/customize"']
     if wanted.scripts:
         hooks.append(_SCRIPTS.format(" ".join(wanted.scripts)))
     options += [f"--customize-hook={hook}" for hook in hooks]
-    command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(wanted.packages)}"]
-    command += [*options, wanted.suite, "-", *wanted.sources]
-    (work / "tree").mkdir()
-    with (work / "log").open("ab") as log:
-        maker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
-        assert maker.stdout is not None
-        try:
-            unpack = [*folders.as_root(), "tar", "-xp", "--numeric-owner", "--exclude=./dev/*"]
-            taker = subprocess.run(
-                [*unpack, "-C", work / "tree"], stdin=maker.stdout, stderr=log, check=False
-            )
-            maker.stdout.close()
-            failed = maker.wait() or taker.returncode
-        except BaseException:
-            maker.stdout.close()
-            maker.terminate()
-            maker.wait()
-            raise
-    if failed:
-        reason = explain(f"image {wanted.suite}", (work / "log").read_text(errors="replace"))
-        raise MachineError(f"{reason} (log: {folders.cache()}/images/{wanted.key}.log)")
+    options += ["--mode=root", "--variant=minbase", f"--include={','.join(wanted.packages)}"]
+    command = [*as_root(contained=True), "mmdebstrap", *options, wanted.suite, f"{work}/tree"]
+    try:
+        run(f"image {wanted.suite}", *command, *wanted.sources, log=work / "log", say=step)
+    except MachineError as error:
+        log = folders.cache() / "images" / f"{wanted.key}.log"
+        raise MachineError(f"{error} (log: {log})") from error
 
 
 #: A hook of mmdebstrap, run outside of the new tree "$1" with its apt.
@@ -254,36 +193,14 @@ cp {} "$1/etc/init.d/" && rm -r "$1/scripts"
 
 def _apt_settings() -> list[str]:
     """How this machine's own apt is set up to fetch: proxies, and what it takes for valid."""
-    command = ["apt-config", "dump", "--format=%f %v%n", "Acquire"]
-    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    listing = run("apt's settings", "apt-config", "dump", "--format=%f %v%n", "Acquire")
     pairs = [line.partition(" ")[::2] for line in listing.splitlines()]
     wanted = r"Acquire::(https?::.*Proxy.*|Check-Valid-Until|Retries)"
     return [f'{name} "{value}"' for name, value in pairs if value and re.fullmatch(wanted, name)]
 
 
-def explain(what: str, log: str) -> str:
-    """One line on why something could not be made, from what mmdebstrap or apt wrote."""
-    for pattern, advice in TROUBLE:
-        if re.search(pattern, log):
-            return f"{what}: {advice}"
-    lines = [line for line in log.splitlines() if re.match(r"E: |[\w-]+: .*error", line)]
-    lines = lines[:1] or log.splitlines()[-1:] or ["failed without a word"]
-    return f"{what}: {lines[0]}"
-
-
-def _run(command: list[str], work: Path) -> None:
-    """Run a step's command; its words go to work/log and, when it fails, into the error."""
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    with (work / "log").open("a") as log:
-        log.write(done.stdout)
-    if done.returncode:
-        raise MachineError(explain(command[0], done.stdout))
-
-
 def _initrd(tree: Path, work: Path) -> None:
-    """An initrd with busybox and only the modules that the root disk and the channel need."""
+    """A folder `initrd`: busybox and only the modules that the root disk and the channel need."""
     root = work / "initrd"
     for folder in ("bin", "dev", "proc", "root"):
         (root / folder).mkdir(parents=True)
@@ -300,8 +217,6 @@ def _initrd(tree: Path, work: Path) -> None:
     (root / "modules").write_text("\n".join(listed) + "\n")
     (root / "init").write_text(INIT)
     (root / "init").chmod(0o755)
-    pack = "find . | sort | cpio --quiet -o -H newc -R 0:0 --reproducible > ../image/initrd"
-    _run(["sh", "-ec", f"cd '{root}'; {pack}"], work)
 
 
 #: How a kernel's payload is unpacked, by its first bytes.

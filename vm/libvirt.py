@@ -8,59 +8,77 @@ import subprocess
 import time
 from pathlib import Path
 
-from vm import folders
+from vm import folders, processes
 from vm.machine import MachineError
+from vm.processes import Say
 
 URI = "qemu:///system"
+TURN = Path("/run/lock/disposable-vm.libvirt")
 
 
-def virsh(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run virsh on the system's libvirt."""
+def virsh(*words: str, limit: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run virsh on the system's libvirt. Raises MachineError past the limit."""
     command = ["virsh", "--quiet", "--connect", URI, *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
+    except subprocess.TimeoutExpired:
+        raise MachineError(f"libvirt: no answer to {' '.join(words)} in {limit:g} s") from None
 
 
 class Libvirt:
     """Makes sure that libvirt answers; `close` ends what this object started.
 
-    Runs that need one of their own take turns.
+    Runs that need one of their own take turns, since there is one place for it on a machine.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` takes the daemons' logs and process ids, for whoever clears up after a crash."""
+    def __init__(self, folder: Path, *, say: Say = print) -> None:
+        """`folder` takes the daemons' logs and process ids, for whoever clears up after a crash.
+
+        Raises MachineError.
+        """
         self._daemons: list[subprocess.Popen[bytes]] = []
+        self._turn: folders.Lock | None = None
         if not shutil.which("virsh"):
             raise MachineError("libvirt is missing: make vm-setup PROVIDER=vagrant")
-        self._turn: folders.Lock | None = folders.Lock(folders.run() / ".libvirt", wait=True)
-        if virsh("version").returncode == 0:  # the system's
-            self.close()
-            return
         if os.geteuid() != 0:
-            raise MachineError(f"libvirt does not answer at {URI}: start libvirtd, or be root")
+            if virsh("version").returncode:
+                raise MachineError(f"libvirt does not answer at {URI}: start libvirtd, or be root")
+            return
+        busy = lambda: say("libvirt: waiting for another run, which has started it")
+        self._turn = folders.Lock(TURN, wait=True, busy=busy)
         try:
-            for name in ("virtlogd", "libvirtd"):
-                with (folder / f"{name}.log").open("wb") as log:
-                    daemon = subprocess.Popen(
-                        [f"/usr/sbin/{name}"], stdout=log, stderr=log, start_new_session=True
-                    )  # a session of its own: Ctrl-C must not end it before its machines
-                self._daemons.append(daemon)
-                folders.record(folder / f"{name}.pid", daemon.pid)
-            deadline = time.monotonic() + 20
-            while virsh("version").returncode:
-                if time.monotonic() > deadline:
-                    said = (folder / "libvirtd.log").read_text().splitlines()[-1:]
-                    raise MachineError(f"libvirtd does not start: {' '.join(said)}")
-                time.sleep(0.1)
+            if virsh("version").returncode:
+                self._start(folder)
+            else:  # the system's
+                self._turn.release()
         except BaseException:
             self.close()
             raise
+
+    def _start(self, folder: Path) -> None:
+        for name in ("virtlogd", "libvirtd"):
+            with (folder / f"{name}.log").open("wb") as log, processes.uninterrupted():
+                daemon = subprocess.Popen(
+                    [f"/usr/sbin/{name}"], stdout=log, stderr=log, start_new_session=True
+                )  # a session of its own: Ctrl-C must not end it before its machines
+                self._daemons.append(daemon)
+                processes.record(folder / f"{name}.pid", daemon.pid)
+        deadline = time.monotonic() + 20
+        while virsh("version").returncode:
+            if time.monotonic() > deadline:
+                said = (folder / "libvirtd.log").read_text().splitlines()[-1:]
+                raise MachineError(f"libvirtd does not start: {' '.join(said)}")
+            time.sleep(0.1)
 
     def close(self) -> None:
         """End the daemons that were started here."""
         for daemon in reversed(self._daemons):
             daemon.terminate()
-            daemon.wait()
+            try:
+                daemon.wait(20)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
         self._daemons = []
         if self._turn:
             self._turn.release()
-            self._turn = None

@@ -13,15 +13,17 @@ import os
 import re
 import socket
 import subprocess
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from vm import folders
+from vm import folders, processes
 from vm.channel import Channel
 from vm.image import Image
 from vm.machine import Machine, MachineError, Result
+from vm.processes import uninterrupted
 from vm.qmp import QMP
 from vm.shape import Shape
 
@@ -86,20 +88,19 @@ class QemuMachine(Machine):
         self._process: subprocess.Popen[bytes] | None = None
         self._qmp: QMP | None = None
         self._channel: Channel | None = None
+        self._client: folders.Lock | None = None  # held with the channel: it has one end
         self._private = False
 
     @classmethod
     def make(cls, name: str, shape: Shape, *, detached: bool = False) -> Self:
         """A machine's folders. A `detached` one runs on when this process ends."""
+        image = Image(Path(shape.kernel).parent)
+        locks = [folders.Lock(image.lock, shared=True, wait=True)]
         folder, lock = folders.claim(folders.run(), name)
-        memory = folders.memory() / folder.name
-        locks = [lock]
-        if memory != folder:  # else memory lies with all the rest
-            memory.mkdir(mode=0o700)
-            locks.append(folders.Lock(memory / "lock"))
-        about = {"detached": detached, "memory": str(memory / "ram"), "shape": asdict(shape)}
+        memory = folders.memory(folder.name) / "ram"
+        about = {"detached": detached, "memory": str(memory), "shape": asdict(shape)}
         (folder / "machine.json").write_text(json.dumps(about, indent=2) + "\n")
-        return cls(folder, shape, memory / "ram", locks, detached=detached)
+        return cls(folder, shape, memory, [*locks, lock], detached=detached)
 
     @classmethod
     def boot(
@@ -118,30 +119,23 @@ class QemuMachine(Machine):
 
     @classmethod
     def attach(cls, folder: Path) -> Self:
-        """Reach a detached machine that another process started: to use it, or to close it."""
+        """Reach a detached machine that another process started, connecting when there is need.
+
+        Commands of one process at a time run in it: another one's raise MachineError.
+        """
         about = json.loads((folder / "machine.json").read_text())
         shape, memory = Shape(**about["shape"]), Path(about["memory"])
         machine = cls(folder, shape, memory, [], detached=True)
         machine._private = True  # it cannot be frozen from here
-        try:
-            machine._qmp = QMP(machine._connect("qmp"))
-            machine._channel = Channel(machine._connect("agent"))
-            machine._hello(20)
-        except MachineError as error:
-            machine.disconnect()
-            raise machine._broken(error) from error
         return machine
 
     # What every machine does
 
     def run(self, command: str, *, timeout: float = 60, input: bytes = b"") -> Result:
         """See Machine.run."""
-        if self._channel is None:
-            raise MachineError(f"{self.name} is closed")
-        try:
-            return self._channel.run(command, timeout=timeout, input=input)
-        except MachineError as error:
-            raise self._broken(error) from error
+        channel = self._channel or self._hello(20)
+        with self._explained():
+            return channel.run(command, timeout=timeout, input=input)
 
     def snapshot(self, name: str) -> None:
         """Freeze memory, devices and disk; the machine goes on from a copy of them."""
@@ -156,14 +150,10 @@ class QemuMachine(Machine):
 
     def freeze(self, folder: Path, memory: Path) -> Frozen:
         """End the machine and keep its state in a new folder, its memory in that file."""
-        if self._private or self._qmp is None:
+        if self._private:
             raise MachineError(f"{self.name} runs on another's memory: freeze that other machine")
         folder.mkdir(parents=True, mode=0o700)
-        self._qmp.execute("migrate-set-capabilities", capabilities=CAPABILITIES)
-        with (folder / "state").open("wb") as state:
-            self._qmp.execute("getfd", fd=state.fileno(), fdname="state")
-        self._qmp.execute("migrate", uri="fd:state")
-        self._qmp.wait("MIGRATION", status="completed", timeout=30)
+        self._migrate("migrate", folder / "state", "wb")
         self._end()
         _move(self.memory, memory)
         _move(self.folder / "disk.qcow2", folder / "disk.qcow2")
@@ -187,10 +177,13 @@ class QemuMachine(Machine):
 
     def reboot(self, *, timeout: float = 120) -> None:
         """Shut the guest down in an orderly way and boot from its disk."""
-        if not self._locks:
+        if self._process is None:
             raise MachineError(f"{self.name}: only the process that started it can boot it again")
         self.run("(sync; systemctl reboot || busybox reboot -f) >/dev/null 2>&1 &")
-        self._wait_for_end(timeout)
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise MachineError(f"{self.name}: did not shut down within {timeout:g} s") from None
         self._end()
         self._private = False
         self._launch()
@@ -198,12 +191,13 @@ class QemuMachine(Machine):
 
     def close(self) -> None:
         """End QEMU and remove the machine's folders, snapshots included."""
-        self._end()
-        for folder in {self.folder, self.memory.parent}:
-            folders.remove(folder)
-        for lock in self._locks:
-            lock.release()
-        self._locks = []
+        with uninterrupted():
+            self._end()
+            folders.remove(self.memory.parent)  # first: what has no namesake is swept
+            folders.remove(self.folder)
+            for lock in self._locks:
+                lock.release()
+            self._locks = []
 
     def console(self) -> str:
         """All that the guest wrote to its serial console."""
@@ -228,10 +222,24 @@ class QemuMachine(Machine):
 
     # QEMU itself
 
-    def _monitor(self, line: str) -> str:
+    def _control(self) -> QMP:
+        """QEMU's control channel, connected when first used."""
         if self._qmp is None:
-            raise MachineError(f"{self.name} is closed")
-        return str(self._qmp.execute("human-monitor-command", command_line=line))
+            self._qmp = QMP(self._connect("qmp"))
+        return self._qmp
+
+    def _monitor(self, line: str) -> str:
+        with self._explained():
+            return str(self._control().execute("human-monitor-command", command_line=line))
+
+    def _migrate(self, command: str, file: Path, mode: str) -> None:
+        """Save the devices' state to a file, or load it."""
+        with self._explained(), file.open(mode) as state:
+            qmp = self._control()
+            qmp.execute("migrate-set-capabilities", capabilities=CAPABILITIES)
+            qmp.execute("getfd", fd=state.fileno(), fdname="state")
+            qmp.execute(command, uri="fd:state")
+            qmp.wait("MIGRATION", status="completed", timeout=30)
 
     def _thaw(self, frozen: Frozen, *, private: bool) -> None:
         """Go on from a frozen state."""
@@ -243,12 +251,7 @@ class QemuMachine(Machine):
         self._overlay(frozen.folder / "disk.qcow2")
         self._private = private
         self._launch(memory=memory, incoming=True)
-        assert self._qmp is not None
-        self._qmp.execute("migrate-set-capabilities", capabilities=CAPABILITIES)
-        with (frozen.folder / "state").open("rb") as state:
-            self._qmp.execute("getfd", fd=state.fileno(), fdname="state")
-        self._qmp.execute("migrate-incoming", uri="fd:state")
-        self._qmp.wait("MIGRATION", status="completed", timeout=30)
+        self._migrate("migrate-incoming", frozen.folder / "state", "rb")
         self._hello(30, set_clock=True)
 
     def _overlay(self, backing: Path) -> None:
@@ -256,7 +259,7 @@ class QemuMachine(Machine):
         disk = self.folder / "disk.qcow2"
         disk.unlink(missing_ok=True)
         make = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]
-        subprocess.run([*make, str(backing), str(disk)], check=True)
+        processes.run(f"{self.name}: disk", *make, backing, disk, limit=60)
 
     def _launch(self, memory: Path | None = None, *, incoming: bool = False) -> None:
         """Start QEMU; its sockets are open before it is, so that connecting never has to wait."""
@@ -272,7 +275,7 @@ class QemuMachine(Machine):
             private=self._private,
         )
         command += ["-incoming", "defer"] if incoming else self.shape.boot()
-        with (self.folder / "qemu.log").open("ab") as log:
+        with (self.folder / "qemu.log").open("ab") as log, uninterrupted():
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -282,14 +285,9 @@ class QemuMachine(Machine):
                 env=os.environ | {"TMPDIR": str(self.folder)},
                 start_new_session=True,
             )
-        folders.record(self.folder / "pid", self._process.pid)
+            processes.record(self.folder / "pid", self._process.pid)
         for listener in listening.values():
             listener.close()
-        try:
-            self._qmp = QMP(self._connect("qmp"))
-            self._channel = Channel(self._connect("agent"))
-        except MachineError as error:
-            raise self._broken(error) from error
 
     def _listen(self, name: str) -> socket.socket:
         path = self.folder / name
@@ -305,39 +303,46 @@ class QemuMachine(Machine):
             connection.connect(str(self.folder / name))
         except OSError as error:
             connection.close()
-            raise MachineError(f"{self.name} does not run ({error.strerror})") from error
+            raise MachineError(f"does not run ({error.strerror})") from error
         return connection
 
-    def _hello(self, timeout: float, *, set_clock: bool = False) -> None:
-        assert self._channel is not None
+    def _hello(self, timeout: float, *, set_clock: bool = False) -> Channel:
+        """Connect to the agent and wait until it answers."""
         try:
+            self._client = folders.Lock(self.folder / "client")
+        except FileNotFoundError:
+            raise MachineError(f"{self.name} is closed") from None
+        except BlockingIOError:
+            raise MachineError(f"{self.name} is busy: another command runs in it") from None
+        with self._explained():
+            self._channel = Channel(self._connect("agent"))
             self._channel.hello(timeout=timeout, set_clock=set_clock)
-        except MachineError as error:
-            raise self._broken(error) from error
+            return self._channel
 
-    def _broken(self, error: MachineError) -> MachineError:
-        """The error with what QEMU and the guest said last."""
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """An error in here names the machine, and what QEMU and the guest said last."""
+        try:
+            yield
+        except MachineError as error:
+            raise MachineError("\n  ".join([f"{self.name}: {error}", *self._last()])) from error
+
+    def _last(self) -> list[str]:
+        """The last words of QEMU and the guest, and those of a panic before them."""
         log = self.folder / "qemu.log"
         said = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
         console = self.console().splitlines()
         panic = [line for line in console[:-12] if re.search("BUG:|Oops|RIP:|Kernel panic", line)]
-        last = [*said, *panic, *console[-12:]]
-        return MachineError("\n  ".join([f"{self.name}: {error}", *last]))
-
-    def _wait_for_end(self, timeout: float) -> None:
-        """Wait until the guest has ended QEMU."""
-        deadline = time.monotonic() + timeout
-        while folders.recorded(self.folder / "pid") is not None:
-            if time.monotonic() > deadline:
-                raise MachineError(f"{self.name}: did not shut down within {timeout:g} s")
-            time.sleep(0.02)
+        return [*said, *panic, *console[-12:]]
 
     def disconnect(self) -> None:
         """Close the connections to QEMU; a detached machine runs on."""
         for connection in (self._qmp, self._channel):
             if connection is not None:
                 connection.close()
-        self._qmp = self._channel = None
+        if self._client is not None:
+            self._client.release()
+        self._qmp = self._channel = self._client = None
 
     def _end(self) -> None:
         """End QEMU and the connections to it."""
@@ -347,12 +352,12 @@ class QemuMachine(Machine):
             self._process.wait()
             self._process = None
         else:
-            folders.kill_recorded(self.folder / "pid")
+            processes.kill_recorded(self.folder / "pid")
 
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a large file that is mostly holes."""
-    subprocess.run(["cp", "--sparse=always", str(source), str(target)], check=True)
+    processes.run(f"copying {source}", "cp", "--sparse=always", source, target)
 
 
 def _move(source: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""What an image holds: this module, the files in vm/guest and the agent. All of it is the cache key."""
+"""What an image holds. Its key is a hash of this module, vm/image.py, the agent and vm/guest."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 import re
-import subprocess
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vm.machine import MachineError
+from vm.processes import run
 
 SUITES = ("bookworm", "trixie", "sid")
 KERNEL = "linux-image-cloud-amd64"
@@ -49,8 +50,6 @@ DISK = "6G"
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "ext4")
 #: Not unpacked: a good part of the size, and nothing that a program needs. Man pages stay.
 EXCLUDED = ("/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
-#: Raised when vm/image.py makes another image of the same recipe.
-VERSION = 1
 INIT = """\
 #!/bin/busybox sh
 mount -t devtmpfs dev /dev
@@ -65,6 +64,7 @@ exec switch_root /root $init
 """
 GUEST = Path(__file__).with_name("guest")
 AGENT = Path(__file__).with_name("agent.c")
+MAKER = Path(__file__).with_name("image.py")
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,12 @@ class Recipe:
     def key(self) -> str:
         """The name of the image in the cache."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
-        parts = [Path(__file__), AGENT, *(file for file in sorted(GUEST.rglob("*")))]
-        for file in (part for part in parts if part.is_file()):
-            digest.update(f"{file.name}\0{file.stat().st_mode & 0o111}\0".encode())
-            digest.update(file.read_bytes())
+        files = {file.name: file for file in (Path(__file__), MAKER, AGENT)}
+        files |= {str(file.relative_to(GUEST)): file for file in sorted(GUEST.rglob("*"))}
+        for name, file in files.items():
+            if file.is_file():
+                digest.update(f"{name}\0{file.stat().st_mode & 0o100}\0".encode())
+                digest.update(file.read_bytes())
         return f"{self.suite}-{self.flavour}-{digest.hexdigest()[:12]}"
 
 
@@ -112,10 +114,10 @@ def _mirrors() -> tuple[str, str | None]:
     """The archive's and the security archive's mirror."""
     if named := os.environ.get("MIRROR"):
         return named, None
-    command = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)"]
-    listing = subprocess.run(
-        [*command, "Created-By: Packages"], capture_output=True, text=True, check=True
-    ).stdout
+    if not shutil.which("apt-get"):
+        raise MachineError("there is no apt here to name a Debian mirror: set MIRROR=")
+    ask = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"]
+    listing = run("apt's sources", *ask)
     names = "|".join((*SUITES, "stable", "testing", "unstable", "forky"))
     found: dict[str, str] = {}
     for line in listing.splitlines():

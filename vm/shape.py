@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-import subprocess
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
+
+from vm.processes import run
 
 PROGRAM = "qemu-system-x86_64"
 SMALL_INIT = "/usr/local/sbin/vm-init"
@@ -34,10 +36,7 @@ class Shape:
     @property
     def key(self) -> str:
         """A name for this shape on this machine: of QEMU, the processor and all the rest."""
-        version = subprocess.run([PROGRAM, "--version"], capture_output=True, check=True).stdout
-        model = re.search(r"model name.*", Path("/proc/cpuinfo").read_text())
-        code = Path(__file__).read_text()
-        parts = (asdict(replace(self, network=False)), version.decode(), model and model[0], code)
+        parts = (asdict(replace(self, network=False)), _host(), Path(__file__).read_text())
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
     def command(
@@ -50,6 +49,7 @@ class Shape:
         tcg = self.accelerator == "tcg"
         share = "off" if private else "on"
         restrict = "off" if self.network else "on"
+        folder, disk, memory = (Path(str(p).replace(",", ",,")) for p in (folder, disk, memory))
         ram = f"memory-backend-file,id=ram,size={self.memory}M,mem-path={memory},share={share}"
         sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=allow"
         options = [
@@ -84,3 +84,10 @@ class Shape:
         words = CMDLINE if self.accelerator != "tcg" else f"{CMDLINE} {TCG_CMDLINE}"
         words += "" if self.init == "systemd" else f" init={SMALL_INIT}"
         return ["-kernel", self.kernel, "-initrd", self.initrd, "-append", words]
+
+
+@cache
+def _host() -> str:
+    """QEMU's version and the processor's name."""
+    model = re.search(r"model name.*", Path("/proc/cpuinfo").read_text())
+    return f"{run(PROGRAM, PROGRAM, '--version')}{model and model[0]}"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 import shutil
-import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from vm import folders, image
-from vm.image import Image, Say
-from vm.machine import CommandFailed, CommandTimeout, Machine, MachineError
+from vm.image import Image
+from vm.machine import CommandFailed, Machine, MachineError
+from vm.processes import Say
 from vm.qemu import Frozen, QemuMachine
 from vm.shape import PROGRAM, Shape
 
@@ -23,11 +25,11 @@ WARM = (
     "systemctl is-system-running --wait || :",  # all is started, or has failed
     "modprobe -a overlay veth bridge 8021q dummy macvlan loop",
     "python3 -c 'import pyroute2, ctypes, json, subprocess'",
-    "for command in ip ps mount unshare nsenter ssh ifup; do command -v $command; done >/dev/null",
     "ip link; ps -e; mount; unshare -mnp --fork true; nsenter -t 1 -m true; ifquery --list",
     "sync",
 )
 PROVIDERS = ("qemu", "vagrant")
+INITS = ("systemd", "small")
 
 
 def up(
@@ -52,30 +54,38 @@ def up(
         from vm.vagrant import VagrantMachine
 
         return VagrantMachine.up(suite, flavour=flavour, say=say)
-    if provider != "qemu":
-        raise MachineError(f"provider {provider!r} is not known: one of {', '.join(PROVIDERS)}")
+    for kind, given, known in (("provider", provider, PROVIDERS), ("init", init, INITS)):
+        if given not in known:
+            raise MachineError(f"{kind} {given!r} is not known: one of {', '.join(known)}")
     if not shutil.which(PROGRAM):
         raise MachineError("QEMU is missing: apt-get install qemu-system-x86 qemu-utils")
     folders.sweep()
     source = image.build(suite, flavour, say=say)
-    shape = Shape(
-        str(source.kernel),
-        str(source.initrd),
-        accelerator(source, say=say),
-        cpus=min(2, os.cpu_count() or 1),
-        init=init,
-        network=network,
-    )
-    if cold:
-        return QemuMachine.boot(source, shape, suite, detached=detached)
-    try:
-        state = booted(source, shape, say=say)
-        return state.start(suite, private=False, detached=detached, network=network)
-    except MachineError as error:
-        say(f"machine: no state can be kept or restored, so it boots: {error}")
-    machine = QemuMachine.boot(source, shape, suite, detached=detached)
-    machine.can_clone = False
+    made = shape(source, accelerator(source, say=say), init)
+    if not cold:
+        try:
+            return _restored(source, made, suite, detached, network, say)
+        except (MachineError, OSError) as error:
+            say(f"machine: no state can be kept or restored, so it boots: {error}")
+    machine = QemuMachine.boot(source, replace(made, network=network), suite, detached=detached)
+    machine.can_clone = cold
     return machine
+
+
+def _restored(
+    source: Image, made: Shape, suite: str, detached: bool, network: bool, say: Say
+) -> Machine:
+    """A machine in the booted state. One that does not restore is made anew, unless in use."""
+    state = booted(source, made, say=say)
+    try:
+        return state.start(suite, private=False, detached=detached, network=network)
+    except (MachineError, OSError, ValueError) as error:
+        if folders.in_use(source.lock) or "no space left" in str(error):
+            raise
+        say(f"machine: the state kept after a boot is broken, so it is made anew: {error}")
+        folders.remove(state.folder)
+    state = booted(source, made, say=say)
+    return state.start(suite, private=False, detached=detached, network=network)
 
 
 def from_url(url: str, *, say: Say = print) -> Machine:
@@ -96,7 +106,7 @@ def prepare(url: str, *, say: Say = print) -> None:
 def _parse(url: str) -> tuple[str, dict[str, Any]]:
     """The suite and the options for `up`."""
     parts = urlsplit(url)
-    given = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
     options = {"provider": "qemu", "flavour": "plain", "init": "systemd"}
     if parts.scheme != "vm" or not given.keys() <= options.keys():
         raise MachineError(f"{url}: a machine is vm://SUITE[?provider=...&flavour=...&init=...]")
@@ -122,39 +132,46 @@ def _must(machine: Machine, command: str, timeout: float) -> None:
     """A command without which the machine is of no use. Raises MachineError."""
     try:
         machine.succeed(command, timeout=timeout)
-    except (CommandFailed, CommandTimeout) as error:
+    except CommandFailed as error:
         raise MachineError(f"{machine.name}: {error}") from error
 
 
-def booted(source: Image, shape: Shape, *, say: Say = print) -> Frozen:
-    """The state after a boot of that image in that shape, warmed up: kept beside the image."""
+def shape(source: Image, accelerator: str, init: str) -> Shape:
+    """What machines of an image are made of here."""
+    cpus = min(2, os.cpu_count() or 1)
+    return Shape(str(source.kernel), str(source.initrd), accelerator, cpus=cpus, init=init)
+
+
+def kept(source: Image, made: Shape) -> Path:
+    """Where the state after a boot in that shape is kept."""
     warm = hashlib.sha256(repr(WARM).encode()).hexdigest()[:4]
-    target = source.folder / f"booted-{shape.key}-{warm}"
-    turn = folders.Lock(source.folder / "booting", wait=True)
-    try:
-        if not target.exists():
-            say(f"machine: booting ({shape.accelerator}, {shape.init}) to keep the state after it")
-            work, lock = folders.claim(folders.private(folders.cache() / "building"), "booted")
+    return source.folder / f"booted-{made.key}-{warm}"
+
+
+def booted(source: Image, made: Shape, *, say: Say = print) -> Frozen:
+    """The state after a boot of that image in that shape, warmed up: kept beside the image."""
+    target = kept(source, made)
+    busy = lambda: say("machine: waiting for another run that boots it to keep the state")
+    with folders.Lock(source.folder / "booting", wait=True, busy=busy):
+        if target.exists():
+            return Frozen(target)
+        say(f"machine: booting ({made.accelerator}, {made.init}) to keep the state after it")
+        with folders.workspace("booted") as work:
             try:
-                try:
-                    machine = QemuMachine.boot(source, shape, "boot")
-                except (
-                    MachineError
-                ) as error:  # under TCG a kernel may panic, once in some 100 boots
-                    say(f"machine: boots once more: {error}")
-                    machine = QemuMachine.boot(source, shape, "boot")
-                with machine:
-                    for command in WARM:
-                        _must(machine, command, 180)
-                    state = work / "state"
-                    machine.freeze(state, state / "ram")
-                state.rename(target)
-            finally:
-                folders.remove(work)
-                lock.release()
-    finally:
-        turn.release()
+                machine = QemuMachine.boot(source, made, "boot")
+            except MachineError as error:  # under TCG a kernel panics, once in some 100 boots
+                say(f"machine: boots once more: {error}")
+                machine = QemuMachine.boot(source, made, "boot")
+            with machine:
+                for command in WARM:
+                    _must(machine, command, 180)
+                machine.freeze(work / "state", work / "state/ram")
+            (work / "state").rename(target)
     return Frozen(target)
+
+
+#: Why a trial boot can fail that has nothing to do with KVM.
+SHORTAGE = r"(?i)no space left|cannot allocate|not done after"
 
 
 def accelerator(source: Image, *, say: Say = print) -> str:
@@ -164,30 +181,28 @@ def accelerator(source: Image, *, say: Say = print) -> str:
     So a boot is tried, once per start of this machine.
     """
     if named := os.environ.get("VM_ACCEL"):
+        say(f"machine: {named}, as VM_ACCEL says")
         return named
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    verdict = folders.run() / f"accelerator-{boot}"
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        why = "may not be used by this user" if Path("/dev/kvm").exists() else "is not there"
-        say(f"machine: /dev/kvm {why}: emulating (TCG)")
-        return "tcg"
-    start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    verdict = folders.run() / f"accelerator-{start}"
-    if not verdict.exists():
-        shape = Shape(str(source.kernel), str(source.initrd), "kvm", cpus=1, init="small")
+        there = Path("/dev/kvm").exists()
+        why = f"/dev/kvm {'may not be used by this user' if there else 'is not there'}"
+    elif verdict.exists():
+        why = verdict.read_text()
+    else:
+        made = replace(shape(source, "kvm", "small"), cpus=1)
+        why, shortage = "", False
         try:
-            QemuMachine.boot(source, shape, "probe", timeout=10).close()
-            found = "kvm"
-        except MachineError:
-            found = "tcg"
-        partial = verdict.with_name(f"{verdict.name}.{os.getpid()}")
-        partial.write_text(found)
-        partial.rename(verdict)
-    found = verdict.read_text()
-    say(f"machine: KVM {'works' if found == 'kvm' else 'does not work here: emulating (TCG)'}")
-    return found
-
-
-def end_in_order() -> None:
-    """Let SIGTERM and SIGHUP end this process as Ctrl-C does, so that its machines end too."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+            QemuMachine.boot(source, made, "probe", timeout=10).close()
+        except MachineError as error:
+            first, *said = (line.strip() for line in str(error).splitlines())
+            words = [line for line in said if line.startswith(("KVM", PROGRAM))]
+            why = (words or [first])[0]
+            shortage = bool(re.search(SHORTAGE, str(error)))
+        if not shortage:
+            partial = verdict.with_name(f"{verdict.name}.{os.getpid()}")
+            partial.write_text(why)
+            partial.rename(verdict)
+    say(f"machine: no KVM: {why}: emulating (TCG)" if why else "machine: KVM works")
+    return "tcg" if why else "kvm"

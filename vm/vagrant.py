@@ -3,24 +3,28 @@
 Each command of Vagrant starts Ruby and takes seconds, so Vagrant only starts, freezes, restores and
 ends; commands go over one shared ssh connection. Everything lies in the harness' own folders:
 VAGRANT_HOME and a storage pool in the cache (the box is uploaded there once), the rest in the run
-folder.
+folder. The provider is always libvirt, whatever VAGRANT_DEFAULT_PROVIDER says.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from vm import box, folders, image
-from vm.image import Say
+from vm import box, folders, image, processes
 from vm.libvirt import Libvirt, virsh
 from vm.machine import CommandTimeout, Machine, MachineError, Result
+from vm.processes import Say
 
 PROJECT = """\
 Vagrant.configure("2") do |config|
@@ -41,67 +45,89 @@ env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/r
 LOGNAME=root SHELL=/bin/sh LANG=C.UTF-8 TERM=dumb \
 timeout -s KILL {limit} /bin/sh -c {command} > "$d/out" 2> "$d/err"; }} 2> /dev/null
 s=$?; cat "$d/out"; cat "$d/err" >&2; rm -r "$d"; exit $s"""
-GRACE = 30.0
+#: Lets those who may log in as the user of a box log in as root.
+ROOTS_KEYS = """\
+[ "$(id -u)" = 0 ] || sudo -n install -D -m 600 \
+"$(getent passwd "$(id -u)" | cut -d : -f 6)/.ssh/authorized_keys" /root/.ssh/authorized_keys"""
+#: Feeds standard input to the kernel's random numbers and has them made anew, as vm/agent.c does.
+RESEED = """\
+import fcntl, struct, sys
+seed = sys.stdin.buffer.read()
+with open("/dev/urandom", "wb") as random:
+    fcntl.ioctl(random, 0x40085203, struct.pack("ii", 8 * len(seed), len(seed)) + seed)
+    fcntl.ioctl(random, 0x5207)
+"""
+#: Seconds for a machine to be reached, and for more than that to be given up.
+REACHED, GRACE = 30, 45.0
 
 
 class VagrantMachine(Machine):
     """A machine that Vagrant runs. Make one with `up`."""
 
-    def __init__(self, folder: Path, lock: folders.Lock, libvirt: Libvirt) -> None:
-        """Only what is known of it; nothing runs yet."""
+    def __init__(self, suite: str, say: Say) -> None:
+        """Only its folder and libvirt; nothing runs yet. Raises MachineError."""
         import vagrant
 
         module: Any = vagrant  # it has no types
-
-        self.folder, self.name = folder, folder.name
-        self._lock: folders.Lock | None = lock
-        self._libvirt = libvirt
+        used = folders.Lock(folders.cache() / "vagrant.used", shared=True, wait=True)
+        self.folder, lock = folders.claim(folders.run(), f"vagrant-{suite}")
+        self.name, self._log = self.folder.name, self.folder / "vagrant.log"
+        self._locks = [used, lock]
+        self._say = say
         environment = {
             "VAGRANT_HOME": str(folders.cache() / "vagrant/home"),
             "VAGRANT_DEFAULT_PROVIDER": "libvirt",
             "VAGRANT_CHECKPOINT_DISABLE": "1",
-            "VAGRANT_CWD": str(folder),
+            "VAGRANT_CWD": str(self.folder),
         }
-        log: Any = module.make_file_cm(str(folder / "vagrant.log"))
         self._vagrant = module.Vagrant(
-            root=str(folder), out_cm=log, err_cm=log, env=os.environ | environment
+            str(self.folder), out_cm=self._heard, err_cm=self._heard, env=os.environ | environment
         )
+        make = self._vagrant._make_vagrant_command
+        self._vagrant._make_vagrant_command = lambda words: [*self._limited, *make(words)]
+        try:
+            self._libvirt = Libvirt(self.folder, say=say)
+        except BaseException:
+            folders.remove(self.folder)
+            raise
 
     @classmethod
     def up(cls, suite: str, *, flavour: str = "plain", say: Say = print) -> Self:
-        """Start a machine from the suite's box. Raises MachineError."""
+        """Start a machine from the suite's box, or from VAGRANT_BOX. Raises MachineError."""
         if not shutil.which("vagrant"):
             raise MachineError("vagrant is missing: make vm-setup PROVIDER=vagrant")
         folders.sweep()
-        named = os.environ.get("VAGRANT_BOX")
-        if named:
+        if named := os.environ.get("VAGRANT_BOX"):
             url, name = "", named
         else:
             source = image.build(suite, flavour, say=say)
             file = box.pack(source, folders.cache() / "boxes", say=say)
             url, name = f'config.vm.box_url = "file://{file}"', file.stem
-        folder, lock = folders.claim(folders.run(), f"vagrant-{suite}")
+        machine = cls(suite, say)
         try:
-            libvirt = Libvirt(folder)
-            machine = cls(folder, lock, libvirt)
-        except BaseException:
-            folders.remove(folder)
-            lock.release()
-            raise
-        try:
-            prefix = _mine() + folder.name
+            prefix = _mine() + machine.name
             text = PROJECT.format(box=name, url=url, prefix=prefix, pool=_pool())
-            (folder / "Vagrantfile").write_text(text)
+            (machine.folder / "Vagrantfile").write_text(text)
             say("machine: vagrant up")
             machine._call("up", provider="libvirt")
             pid = Path(f"/run/libvirt/qemu/{machine.domain}.pid")
             if pid.exists():
-                folders.record(folder / "pid", int(pid.read_text()))
-            (folder / "ssh_config").write_text(machine._vagrant.ssh_config())
+                processes.record(machine.folder / "pid", int(pid.read_text()))
+            (machine.folder / "ssh_config").write_text(machine._call("ssh_config"))
+            machine._become_root()
         except BaseException:
             machine.close()
             raise
         return machine
+
+    def _become_root(self) -> None:
+        """Log in as root from now on. Where the box has another user, his keys become root's."""
+        done = self._ssh(ROOTS_KEYS, 60)
+        if not done.ok:
+            raise MachineError(f"{self.name}: its user cannot become root: {done.err}")
+        self._leave()
+        file = self.folder / "ssh_config"
+        file.write_text(re.sub(r"(?m)^( *User ).*", r"\1root", file.read_text()))
 
     @property
     def domain(self) -> str:
@@ -121,18 +147,19 @@ class VagrantMachine(Machine):
         """A command, or status 255 when the machine cannot be reached."""
         remote = REMOTE.format(limit=timeout, command=shlex.quote(command))
         begin = time.monotonic()
-        try:
-            done = subprocess.run(
-                [*self.ssh_command(), remote],
-                input=input,
-                capture_output=True,
-                timeout=timeout + GRACE,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise MachineError(f"{self.name} hangs: no answer while it ran {command!r}") from None
+        done = self._limited_ssh([*self.ssh_command(), remote], timeout + GRACE, input)
         seconds = time.monotonic() - begin
         return Result(command, done.returncode, done.stdout, done.stderr, seconds)
+
+    def _limited_ssh(
+        self, words: list[str], limit: float, input: bytes = b""
+    ) -> subprocess.CompletedProcess[bytes]:
+        try:
+            return subprocess.run(
+                words, input=input, capture_output=True, check=False, timeout=limit
+            )
+        except subprocess.TimeoutExpired:
+            raise MachineError(f"{self.name} hangs: no answer to ssh within {limit:g} s") from None
 
     def snapshot(self, name: str) -> None:
         """See Machine.snapshot; libvirt keeps it inside the machine's disk."""
@@ -159,53 +186,78 @@ class VagrantMachine(Machine):
 
     def close(self) -> None:
         """See Machine.close."""
-        if self._lock is None:
+        locks, self._locks = self._locks, []
+        if not locks:
             return
-        self._leave()
-        try:
+        with processes.uninterrupted(), ExitStack() as last:  # the last of these is done first
+            for lock in locks:
+                last.callback(lock.release)
+            last.callback(self._libvirt.close)
+            last.callback(_clear_libvirt)
+            last.callback(folders.remove, self.folder)
+            last.callback(processes.kill_recorded, self.folder / "pid")  # where libvirt could not
             if (self.folder / ".vagrant").exists():
-                self._call("destroy")
-        finally:
-            folders.kill_recorded(self.folder / "pid")  # where libvirt could not
-            folders.remove(self.folder)
-            _clear_libvirt()
-            self._libvirt.close()
-            self._lock.release()
-            self._lock = None
+                last.callback(self._call, "destroy", limit=180)
+            last.callback(self._leave)
 
     def ssh_command(self) -> list[str]:
         """ssh by the configuration that Vagrant gave once, over one shared connection."""
-        shared = {"ControlMaster": "auto", "ControlPath": self.folder / "ssh"}
-        options = {**shared, "ControlPersist": "60", "LogLevel": "ERROR"}
+        options = {
+            "ControlMaster": "auto",
+            "ControlPath": self.folder / "ssh",
+            "ControlPersist": "60",
+            "ConnectTimeout": REACHED,
+            "LogLevel": "ERROR",
+        }
         flags = [flag for name, value in options.items() for flag in ("-o", f"{name}={value}")]
         return ["ssh", "-F", str(self.folder / "ssh_config"), *flags, "default"]
 
     def console(self) -> str:
         """What Vagrant said; libvirt does not keep the serial console."""
-        log = self.folder / "vagrant.log"
-        return log.read_text(errors="replace") if log.exists() else ""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
 
-    def _call(self, method: str, *arguments: Any, **named: Any) -> None:
-        """A command of Vagrant; its last words when it fails."""
+    def _call(self, method: str, *arguments: Any, limit: int = 1200, **named: Any) -> Any:
+        """A command of Vagrant, within `limit` seconds; its last words when it fails."""
+        self._limited = ["timeout", "--foreground", "-k", "10", str(limit)]
+        self._limited += ["setpriv", "--pdeathsig", "KILL"]  # it ends with its timeout
         try:
-            getattr(self._vagrant, method)(*arguments, **named)
+            return getattr(self._vagrant, method)(*arguments, **named)
         except subprocess.CalledProcessError as error:
+            why = f"was not done after {limit} s" if error.returncode == 124 else "failed"
             said = [line for line in self.console().splitlines() if not line.startswith("\tfrom")]
             last = "\n  ".join(said[-12:])
-            raise MachineError(f"{self.name}: vagrant {method} failed:\n  {last}") from error
+            raise MachineError(f"{self.name}: vagrant {method} {why}:\n  {last}") from error
+
+    @contextmanager
+    def _heard(self) -> Iterator[int]:
+        """Where Vagrant writes to: its words go to the log, and the steps among them to `say`."""
+        reading, writing = os.pipe()
+
+        def hear() -> None:
+            with open(reading, errors="replace") as words, self._log.open("a") as log:
+                for line in words:
+                    log.write(line)
+                    if line.startswith("==> "):
+                        self._say(f"machine: {line.partition(': ')[2].rstrip()}")
+
+        listener = threading.Thread(target=hear, daemon=True)
+        listener.start()
+        try:
+            yield writing
+        finally:
+            os.close(writing)
+            listener.join(10)
 
     def _leave(self) -> None:
         """End the shared ssh connection."""
         if (self.folder / "ssh").exists():
-            command = self.ssh_command()
-            subprocess.run(
-                [*command[:-1], "-O", "exit", "default"], capture_output=True, check=False
-            )
+            *command, host = self.ssh_command()
+            self._limited_ssh([*command, "-O", "exit", host], GRACE)
 
     def _refresh(self) -> None:
         """The clock and fresh entropy after a restore."""
-        seed = os.urandom(64)
-        self.succeed(f"cat > /dev/urandom; date -s @{time.time():.3f} > /dev/null", input=seed)
+        command = f"date -s @{time.time():.3f} > /dev/null; python3 -c {shlex.quote(RESEED)}"
+        self.succeed(command, input=os.urandom(64))
 
 
 def _mine() -> str:

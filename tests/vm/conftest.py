@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -15,11 +18,16 @@ from vm.recipe import AGENT
 
 
 @pytest.fixture
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Cache and run folder for this test alone."""
-    monkeypatch.setenv("VM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("VM_RUN", str(tmp_path / "run"))
-    return tmp_path
+def own_folders(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Cache and run folder for this test alone, with short names as sockets need them."""
+    with tempfile.TemporaryDirectory(prefix="vm-") as name:
+        monkeypatch.setenv("VM_CACHE", f"{name}/cache")
+        monkeypatch.setenv("VM_RUN", f"{name}/run")
+        yield Path(name)
+    shared = Path("/dev/shm") / quote(f"{name}/run", safe="")
+    left = list(shared.glob("*"))
+    shutil.rmtree(shared, ignore_errors=True)
+    assert not left
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,62 @@
+"""What the cache holds: for `list` to show, and for `prune` to remove what nobody needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vm import folders, image, start
+from vm.processes import Say
+from vm.recipe import FLAVOURS, SUITES, recipe
+
+
+@dataclass(frozen=True)
+class Item:
+    """A part of the cache that can go alone."""
+
+    kind: str
+    path: Path
+    current: bool
+    """Whether it would be made in the same way today, and is worth keeping."""
+    used: bool
+    """Whether something that runs needs it."""
+    bytes: int
+
+
+def items() -> Iterator[Item]:
+    """All that the cache holds. Raises MachineError where no mirror is known."""
+    cache, current = folders.cache(), {recipe(s, f).key for s in SUITES for f in FLAVOURS}
+
+    def item(kind: str, path: Path, keep: bool, used: bool = False, inner: str = "**/*") -> Item:
+        parts = [path, *path.glob(inner)]
+        return Item(kind, path, keep, used, sum(part.lstat().st_blocks * 512 for part in parts))
+
+    for one in image.cached():
+        keep, used = one.folder.name in current, folders.in_use(one.lock)
+        yield item("image", one.folder, keep, used, inner="*")
+        shapes = [start.shape(one, a, i) for a in ("kvm", "tcg") for i in start.INITS]
+        states = [start.kept(one, shape) for shape in shapes]
+        for path in sorted(one.folder.glob("booted-*")):
+            yield item("state", path, keep and path in states, used)
+    for path in sorted(cache.glob("images/*.log")):
+        yield item("log", path, path.stem in current and path.with_suffix("").exists())
+    for path in sorted(cache.glob("boxes/*")):
+        yield item("box", path, path.name.rpartition("-")[0] in current)
+    for path in sorted(cache.glob("packages/*")):
+        yield item("packages", path, keep=True)
+    for path in cache.glob("vagrant"):  # made of the boxes again when it is wanted
+        yield item("vagrant", path, False, folders.in_use(cache / "vagrant.used"))
+    for path in sorted(folders.building().glob("*/")):
+        yield item("building", path, True, folders.in_use(path / "lock"))
+
+
+def prune(*, everything: bool = False, say: Say = print) -> int:
+    """Remove what is neither current nor in use, or all that is not in use; the bytes freed."""
+    freed = 0
+    for one in list(items()):
+        if not one.used and (everything or not one.current):
+            say(f"{one.kind} {one.path.name}")
+            folders.remove(one.path)
+            freed += one.bytes
+    return freed
