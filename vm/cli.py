@@ -90,14 +90,14 @@ def up(options: argparse.Namespace) -> int:
     try:
         if options.install:
             start.install(machine, options.install)
-    except BaseException:
+        seconds = round(time.monotonic() - begin, 2)
+        about = {"name": machine.name, "seconds": seconds}
+        print(json.dumps(about) if options.json else machine.name, flush=True)
+    except BaseException:  # nobody knows its name
         machine.close()
         raise
-    if options.json:
-        print(json.dumps({"name": machine.name, "seconds": round(time.monotonic() - begin, 2)}))
-    else:
-        print(machine.name)
-        say(f"up after {time.monotonic() - begin:.1f} s: python -m vm ssh {machine.name}")
+    if not options.json:
+        say(f"up after {seconds} s: python -m vm ssh {machine.name}")
     return 0
 
 

@@ -174,9 +174,10 @@ def _bootstrap(wanted: Recipe, guest: Path, work: Path, step: Say) -> None:
         hooks.append(_SCRIPTS.format(" ".join(wanted.scripts)))
     options += [f"--customize-hook={hook}" for hook in hooks]
     options += ["--mode=root", "--variant=minbase", f"--include={','.join(wanted.packages)}"]
-    command = [*as_root(contained=True), "mmdebstrap", *options, wanted.suite, f"{work}/tree"]
+    command = [*as_root(contained=True), "env", f"TMPDIR={work}", "mmdebstrap", *options]
+    command += [wanted.suite, f"{work}/tree", *wanted.sources]
     try:
-        run(f"image {wanted.suite}", *command, *wanted.sources, log=work / "log", say=step)
+        run(f"image {wanted.suite}", *command, log=work / "log", say=step)
     except MachineError as error:
         log = folders.cache() / "images" / f"{wanted.key}.log"
         raise MachineError(f"{error} (log: {log})") from error

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
+from vm import folders
 from vm.channel import Channel
 from vm.machine import Machine, Result
 from vm.recipe import AGENT
@@ -24,10 +25,35 @@ def own_folders(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setenv("VM_CACHE", f"{name}/cache")
         monkeypatch.setenv("VM_RUN", f"{name}/run")
         yield Path(name)
-    shared = Path("/dev/shm") / quote(f"{name}/run", safe="")
-    left = list(shared.glob("*"))
-    shutil.rmtree(shared, ignore_errors=True)
+    left = list(shared(Path(name) / "run").glob("*"))
+    shutil.rmtree(shared(Path(name) / "run"), ignore_errors=True)
     assert not left
+
+
+def shared(run: Path) -> Path:
+    """Where the memory of a run folder's machines lies."""
+    return Path("/dev/shm") / quote(str(run), safe="")
+
+
+def leftovers(run: Path) -> set[str]:
+    """Processes and folders of the machines of a run folder that there are now."""
+    processes = subprocess.run(["pgrep", "-f", f"{run}/"], stdout=subprocess.PIPE, check=False)
+    kept = [*run.glob("*/"), *shared(run).glob("*/")]
+    return {*processes.stdout.decode().split(), *map(str, kept)}
+
+
+@pytest.fixture(scope="module")
+def own_run() -> Iterator[Path]:
+    """A run folder for the module, in which nothing is left at its end."""
+    with pytest.MonkeyPatch.context() as patch:
+        with tempfile.TemporaryDirectory(prefix="vm-") as name:
+            patch.setenv("VM_RUN", name)
+            run = folders.run()
+            yield run
+            left = leftovers(run)
+            folders.sweep()
+            shutil.rmtree(shared(run), ignore_errors=True)
+        assert not left
 
 
 @pytest.fixture(scope="session")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from vm import backend, cli, folders, start
+from tests.vm.conftest import leftovers
+from vm import backend, cli, folders, recipe, start
+from vm.image import Image
 from vm.machine import CommandTimeout, MachineError
 from vm.pool import Pool
 from vm.qemu import QemuMachine
@@ -25,18 +26,14 @@ SUITE = os.environ.get("SUITE", "trixie")
 
 
 @pytest.fixture(scope="module")
-def base() -> Iterator[QemuMachine]:
-    """A machine with a snapshot `ready`, in a run folder of this module's own."""
-    with tempfile.TemporaryDirectory(prefix="vm-") as run, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VM_RUN", run)
-        machine = start.up(SUITE, say=cli.say)
-        assert isinstance(machine, QemuMachine)
-        with machine:
-            machine.succeed("date -s 2001-01-01")
-            machine.snapshot("ready")
-            yield machine
-        folders.sweep()  # what a failed test left
-        shutil.rmtree(folders.memory(), ignore_errors=True)
+def base(own_run: Path) -> Iterator[QemuMachine]:
+    """A machine with a snapshot `ready`."""
+    machine = start.up(SUITE, say=cli.say)
+    assert isinstance(machine, QemuMachine)
+    with machine:
+        machine.succeed("date -s 2001-01-01")
+        machine.snapshot("ready")
+        yield machine
 
 
 @pytest.fixture
@@ -46,19 +43,9 @@ def machine(base: QemuMachine) -> Iterator[QemuMachine]:
         yield clone
 
 
-def leftovers() -> set[str]:
-    """Processes and folders of machines of this run folder that there are now."""
-    processes = subprocess.run(
-        ["pgrep", "-f", f"qemu-system.*{folders.run()}/"], stdout=subprocess.PIPE, check=False
-    )
-    shared = folders.memory().glob("*/")
-    found = {*processes.stdout.decode().split(), *map(str, folders.run().glob("*/"))}
-    return {*found, *map(str, shared)}
-
-
 @pytest.mark.parametrize("init", ["small", "systemd"])
 def test_cold_boot_and_reboot(init: str) -> None:
-    with start.up("trixie", init=init, cold=True, say=cli.say) as machine:
+    with start.up(SUITE, init=init, cold=True, say=cli.say) as machine:
         first = machine.succeed("cat /proc/sys/kernel/random/boot_id").out
         assert machine.succeed("cat /proc/1/comm").out == {"small": "vm-init"}.get(init, init)
         machine.succeed("echo kept > /root/file")
@@ -68,6 +55,29 @@ def test_cold_boot_and_reboot(init: str) -> None:
         machine.wait_until("ping -c 1 -W 1 10.0.2.2", timeout=60)
         machine.wait_until("ss -ltn | grep -q :22", timeout=60)
         assert subprocess.run([*machine.ssh_command(), "exit 3"], check=False).returncode == 3
+
+
+def test_image_is_what_the_recipe_says(machine: QemuMachine) -> None:
+    """Packages, the guest's own files, keys that we know, and nothing of how it was made."""
+    wanted, made = recipe.recipe(SUITE), Image(Path(machine.shape.kernel).parent)
+    query = "dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' "
+    listed = machine.succeed(query + " ".join(wanted.packages)).out.splitlines()
+    assert listed == [f"ii  {name}" for name in sorted(wanted.packages)]
+    for file in (file for file in recipe.GUEST.rglob("*") if file.name != "customize"):
+        if file.is_file():
+            inside = f"/{file.relative_to(recipe.GUEST)}"
+            assert machine.succeed(f"cat {inside}").stdout == file.read_bytes(), inside
+            assert bool(machine.run(f"test -x {inside}").ok) == os.access(file, os.X_OK), inside
+    assert machine.succeed("systemctl is-enabled vm-agent").out == "enabled"
+    assert machine.succeed("find / -xdev -uid +60000 ! -uid 65534").out == ""
+    host_keys = machine.succeed("cat /etc/ssh/ssh_host_*_key.pub").out.splitlines()
+    known = (made.folder / "known_hosts").read_text().splitlines()
+    assert known == [f"* {key}" for key in host_keys] and len(known) >= 2
+    allowed = machine.succeed("cat /root/.ssh/authorized_keys").stdout
+    assert allowed == (made.folder / "id_ed25519.pub").read_bytes()
+    assert machine.succeed("stat -c '%U %a' /root /root/.ssh").out == "root 700\nroot 700"
+    left = "/customize /scripts /tmp/mm* /var/cache/apt/archives/*.deb /etc/dpkg/dpkg.cfg.d/99mm*"
+    assert machine.run(f"ls -d {left} 2>/dev/null").out == ""
 
 
 def test_machine_is_a_whole_debian(machine: QemuMachine) -> None:
@@ -174,15 +184,15 @@ def test_four_at_once_do_not_meet(base: QemuMachine) -> None:
             clone.close()
 
 
-def test_fifty_restores_leave_nothing(base: QemuMachine) -> None:
-    before, descriptors = leftovers(), len(os.listdir("/proc/self/fd"))
+def test_fifty_restores_leave_nothing(base: QemuMachine, own_run: Path) -> None:
+    before, descriptors = leftovers(own_run), len(os.listdir("/proc/self/fd"))
     times = []
     for _ in range(50):
         begin = time.monotonic()
         with base.clone("ready") as clone:
             clone.succeed("test ! -e /root/mark; touch /root/mark")
             times.append(time.monotonic() - begin)
-    assert leftovers() == before
+    assert leftovers(own_run) == before
     assert len(os.listdir("/proc/self/fd")) == descriptors
     print(f"restore: median {sorted(times)[25]:.2f} s, longest {max(times):.2f} s")
 
@@ -202,13 +212,6 @@ def test_restore_puts_back_memory_and_disk(base: QemuMachine) -> None:
         base.snapshot("again")
 
 
-def test_another_process_shares_the_frozen_state(base: QemuMachine) -> None:
-    with Pool(base, "ready") as pool:
-        assert pool.handle is not None
-        with Pool.attach(pool.handle) as other, other.take() as machine:
-            machine.succeed("true")
-
-
 def test_testinfra_reaches_a_machine(machine: QemuMachine) -> None:
     host = backend.host(machine)
     assert host.package("iproute2").is_installed
@@ -216,37 +219,68 @@ def test_testinfra_reaches_a_machine(machine: QemuMachine) -> None:
     assert host.run("exit %s", "7").rc == 7
 
 
-def test_detached_machine_from_the_command_line() -> None:
-    def vm(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "vm", *words], stdout=subprocess.PIPE, text=True, check=True
-        )
-        return done.stdout.strip()
+def vm(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
+    """`python -m vm`."""
+    command = [sys.executable, "-m", "vm", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **more)
 
-    name = vm("up", "trixie")
+
+def test_detached_machine_from_the_command_line(own_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/file").write_text("brought")
+    began = vm("up", SUITE, "--json", "--install", str(tmp_path / "new"))
+    about = json.loads(began.stdout)
+    name = about["name"]
+    assert 0 < about["seconds"] < 300
+    assert vm("run", name, "cat", "/file").stdout == "brought"
+    assert vm("run", name, "printf", "%s,", "a b", "$HOME").stdout == "a b,$HOME,"
+    assert vm("run", name, "printf '%s,' a  b $HOME; exit 7").stdout == "a,b,/root,"
+    assert vm("run", name, "exit 7").returncode == 7
+    assert vm("run", "-i", name, "cat", input="some input").stdout == "some input"
+    late = vm("run", "--timeout", "1", name, "echo begun; sleep 100")
+    assert (late.stdout, late.returncode) == ("begun\n", 137) and "killed" in late.stderr
+    assert name in vm("list").stdout
+    assert [one["name"] for one in json.loads(vm("list", "--json").stdout)["machines"]] == [name]
+    folders.sweep()
+    assert vm("ssh", name[:-3], "hostname; exit 3").stdout == "debian\n"
+    second = vm("up", SUITE).stdout.strip()
+    assert second != name
+    gone = vm("destroy", "--all").stdout.split()
+    assert sorted(gone) == sorted([name, second])
+    assert not {name, second} & set(" ".join(leftovers(own_run)).replace("/", " ").split())
+    assert vm("run", name, "true").returncode == cli.BROKEN
+
+
+def test_one_command_at_a_time(own_run: Path) -> None:
+    """A second one is told so at once; a shell over ssh is not in its way."""
+    name = vm("up", SUITE).stdout.strip()
     try:
-        assert vm("run", name, "echo", "hello") == "hello"
-        assert name in vm("list")
-        folders.sweep()
-        assert vm("run", name, "echo", "still") == "still"
+        long = subprocess.Popen([sys.executable, "-m", "vm", "run", name, "touch /mark; sleep 9"])
+        with long:
+            deadline = time.monotonic() + 60
+            while vm("ssh", name, "test -e /mark").returncode:
+                assert time.monotonic() < deadline
+            second = vm("run", name, "true")
+            assert second.returncode == cli.BROKEN
+            assert second.stderr == f"vm: {name} is busy: another command runs in it\n"
+            assert vm("ssh", name, "echo beside").stdout == "beside\n"
+            assert long.wait(60) == 0
+        assert vm("run", name, "true").returncode == 0
     finally:
-        assert vm("destroy", name) == name
-    assert name not in " ".join(leftovers())
+        vm("destroy", name)
 
 
-def test_aborted_run_is_cleared_by_the_next() -> None:
+def test_aborted_run_is_cleared_by_the_next(own_run: Path) -> None:
     """Python killed without a chance to clean up: QEMU goes on until somebody sweeps."""
-    before = leftovers()
-    code = (
-        "import vm, sys; m = vm.up('trixie', say=len); print(m.name, flush=True); sys.stdin.read()"
-    )
+    before = leftovers(own_run)
+    code = f"import vm, sys; m = vm.up({SUITE!r}, say=len); print(m.name, flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as run:
         assert run.stdout is not None
         name = run.stdout.readline().strip()
-        assert name and leftovers() > before
+        assert name and leftovers(own_run) > before
         run.kill()
         run.wait()
     assert name in folders.sweep()
-    assert leftovers() == before
+    assert leftovers(own_run) == before
