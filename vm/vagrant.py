@@ -57,8 +57,8 @@ with open("/dev/urandom", "wb") as random:
     fcntl.ioctl(random, 0x40085203, struct.pack("ii", 8 * len(seed), len(seed)) + seed)
     fcntl.ioctl(random, 0x5207)
 """
-#: Seconds for a machine to be reached, and for more than that to be given up.
-REACHED, GRACE = 30, 45.0
+#: Seconds for ssh to reach a machine, and beyond a command's own for it to come back.
+REACHED, GRACE = 15, 45.0
 
 
 class VagrantMachine(Machine):
@@ -143,11 +143,13 @@ class VagrantMachine(Machine):
             raise CommandTimeout(f"still running after {timeout:g} s, killed:\n{result}", result)
         return result
 
-    def _ssh(self, command: str, timeout: float, input: bytes = b"") -> Result:
+    def _ssh(
+        self, command: str, timeout: float, input: bytes = b"", grace: float = GRACE
+    ) -> Result:
         """A command, or status 255 when the machine cannot be reached."""
         remote = REMOTE.format(limit=timeout, command=shlex.quote(command))
         begin = time.monotonic()
-        done = self._limited_ssh([*self.ssh_command(), remote], timeout + GRACE, input)
+        done = self._limited_ssh([*self.ssh_command(), remote], timeout + grace, input)
         seconds = time.monotonic() - begin
         return Result(command, done.returncode, done.stdout, done.stderr, seconds)
 
@@ -178,11 +180,13 @@ class VagrantMachine(Machine):
         self.run("(sleep 0.2; systemctl reboot) >/dev/null 2>&1 &")
         self._leave()
         deadline = time.monotonic() + timeout
-        while (now := self._ssh(ask, 20)).out in ("", before):
-            if time.monotonic() > deadline:
-                raise MachineError(
-                    f"{self.name}: not back {timeout:g} s after a reboot: {now.err}"
-                )
+        while time.monotonic() < deadline:
+            try:
+                if self._ssh(ask, REACHED, grace=5).out not in ("", before):
+                    return
+            except MachineError:  # the connection was to the machine as it went down
+                self._leave()
+        raise MachineError(f"{self.name}: not back {timeout:g} s after a reboot")
 
     def close(self) -> None:
         """See Machine.close."""
@@ -237,8 +241,8 @@ class VagrantMachine(Machine):
             with open(reading, errors="replace") as words, self._log.open("a") as log:
                 for line in words:
                     log.write(line)
-                    if line.startswith("==> "):
-                        self._say(f"machine: {line.partition(': ')[2].rstrip()}")
+                    if step := re.fullmatch(r"==> [^:]+: (\w.*)\.\.\.\n", line):
+                        self._say(f"machine: {step[1]}")
 
         listener = threading.Thread(target=hear, daemon=True)
         listener.start()

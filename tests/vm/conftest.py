@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from vm import folders
+from vm import cli, folders
 from vm.channel import Channel
 from vm.machine import Machine, Result
 from vm.recipe import AGENT
@@ -51,7 +51,9 @@ def own_run() -> Iterator[Path]:
             run = folders.run()
             yield run
             left = leftovers(run)
-            folders.sweep()
+            if left:  # what a failed test left
+                cli.main(["destroy", "--all"])
+                folders.sweep()
             shutil.rmtree(shared(run), ignore_errors=True)
         assert not left
 
