@@ -206,8 +206,21 @@ class QemuMachine(Machine):
 
     def ssh_command(self) -> list[str]:
         """ssh as root with the image's own key, by a forward on 127.0.0.1."""
-        port = ("-p", str(self.ssh_port()))
-        return [*ssh_options(Path(self.shape.kernel).parent, self.folder), *port, "root@127.0.0.1"]
+        image = Path(self.shape.kernel).parent
+        options = {
+            "IdentityFile": image / "id_ed25519",
+            "IdentitiesOnly": "yes",
+            "UserKnownHostsFile": image / "known_hosts",
+            "StrictHostKeyChecking": "yes",
+            "HostKeyAlias": "disposable",
+            "ControlMaster": "auto",
+            "ControlPath": self.folder / "ssh",
+            "ControlPersist": 60,
+            "LogLevel": "ERROR",
+            "Port": self.ssh_port(),
+        }
+        words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        return ["ssh", "-F", "none", *words, "root@127.0.0.1"]
 
     def ssh_port(self) -> int:
         """The port on 127.0.0.1 that leads to the guest's sshd, opened when first asked for."""
@@ -367,20 +380,3 @@ def _move(source: Path, target: Path) -> None:
     except OSError:
         _copy(source, target)
         source.unlink()
-
-
-def ssh_options(image: Path, folder: Path) -> list[str]:
-    """ssh with an image's key and host keys, its connections shared through a folder's socket."""
-    options = {
-        "IdentityFile": image / "id_ed25519",
-        "IdentitiesOnly": "yes",
-        "UserKnownHostsFile": image / "known_hosts",
-        "StrictHostKeyChecking": "yes",
-        "HostKeyAlias": "disposable",
-        "ControlMaster": "auto",
-        "ControlPath": folder / "ssh",
-        "ControlPersist": "60",
-        "LogLevel": "ERROR",
-    }
-    flags = [flag for name, value in options.items() for flag in ("-o", f"{name}={value}")]
-    return ["ssh", "-F", "none", *flags]

@@ -17,30 +17,11 @@ from vm.processes import run
 SUITES = ("bookworm", "trixie", "sid")
 KERNEL = "linux-image-cloud-amd64"
 PACKAGES = [
-    "systemd-sysv",
-    "dbus",
-    "udev",
-    "kmod",
-    "procps",
-    "util-linux",
-    "util-linux-extra",
-    "e2fsprogs",
-    "fdisk",
-    "iproute2",
-    "ifupdown",
-    "bridge-utils",
-    "vlan",
-    "iputils-ping",
-    "openssh-server",
-    "rsyslog",
-    "sudo",
-    "python3",
-    "python3-pyroute2",
-    "qemu-guest-agent",
-    "busybox-static",
-    "rsync",
-    "less",
-]
+    "systemd-sysv", "dbus", "udev", "kmod", "procps", "util-linux", "util-linux-extra",
+    "e2fsprogs", "fdisk", "iproute2", "ifupdown", "bridge-utils", "vlan", "iputils-ping",
+    "openssh-server", "rsyslog", "sudo", "python3", "python3-pyroute2", "qemu-guest-agent",
+    "busybox-static", "rsync", "less",
+]  # fmt: skip
 FLAVOURS = {"plain": [], "mta": ["postfix", "dovecot-imapd", "sasl2-bin"]}
 #: Start scripts for service(8) that Debian keeps in the package orphan-sysvinit-scripts, which
 #: cannot be installed beside systemd.

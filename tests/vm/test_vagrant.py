@@ -8,7 +8,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +26,7 @@ from vm.pool import Pool
 from vm.vagrant import VagrantMachine
 
 SUITE = os.environ.get("SUITE", "trixie")
+ROOT = Path(__file__).parents[2]
 here = pytest.mark.skipif(
     not (shutil.which("vagrant") and shutil.which("virsh")),
     reason="no Vagrant with libvirt: make vm-setup PROVIDER=vagrant",
@@ -145,6 +148,34 @@ def test_a_limit_on_vagrant_itself(machine: VagrantMachine) -> None:
     with pytest.raises(MachineError, match="vagrant ssh_config was not done after 1 s"):
         machine._call("ssh_config", limit=1)
     machine.succeed("true")
+
+
+@here
+@pytest.mark.vm
+@pytest.mark.parametrize("moment", ["libvirt", "domain"])
+def test_up_interrupted(tmp_path: Path, moment: str) -> None:
+    """While libvirt starts, and while Vagrant does: nothing is left of either."""
+    with tempfile.TemporaryDirectory(prefix="vm-") as name:
+        run = Path(name)
+        code = f"import vm; vm.processes.end_in_order(); vm.up({SUITE!r}, provider='vagrant')"
+        with subprocess.Popen(
+            [sys.executable, "-c", code], env=os.environ | {"VM_RUN": name}, cwd=ROOT
+        ) as up:
+            deadline = time.monotonic() + 300
+            seen = {
+                "libvirt": lambda: list(run.glob("*/libvirtd.pid")),
+                "domain": lambda: (
+                    list(run.glob("*/.vagrant"))
+                    and "disposable-" in virsh("list", "--all", "--name").stdout
+                ),
+            }[moment]
+            while not seen():
+                assert up.poll() is None and time.monotonic() < deadline
+                time.sleep(0.1)
+            up.terminate()
+            assert up.wait(200) != 0
+        assert not leftovers(run)
+    assert virsh("list").returncode != 0 or "disposable-" not in virsh("list", "--all").stdout
 
 
 def test_a_limit_on_virsh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
