@@ -164,31 +164,28 @@ def beside_autopkgtest(suite: str, kind: str, runs: int) -> None:
         def measure(what: str, action: Callable[[], object]) -> None:
             times.setdefault(what, []).append(timed(action))
 
+        def revert() -> None:
+            bed.ask("revert")
+            bed.run("true")
+
         def boot() -> None:
             with QemuMachine.boot(source, shape, "bench") as machine:
                 machine.succeed("true")
+
+        def restore() -> None:
+            with machine.clone("a") as clone:
+                clone.succeed("true")
 
         bed.ask("open")
         with start.up(suite, flavour="generic", say=cli.say) as machine:
             machine.snapshot("a")
             for _ in range(runs):
-                measure(
-                    "autopkgtest-virt-qemu: revert, first command finished",
-                    lambda: (bed.ask("revert"), bed.run("true")),
-                )
+                measure("autopkgtest-virt-qemu: revert, first command finished", revert)
                 measure("  `true`", lambda: bed.run("true"))
                 measure("this harness: cold boot of the same image, first command", boot)
-                measure(
-                    "this harness: restore of the same image, first command",
-                    lambda: _restored(machine),
-                )
+                measure("this harness: restore of the same image, first command", restore)
         for what, figures in times.items():
             show(what, figures)
-
-
-def _restored(machine: QemuMachine) -> None:
-    with machine.clone("a") as clone:
-        clone.succeed("true")
 
 
 def main() -> None:
