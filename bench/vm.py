@@ -1,6 +1,7 @@
 """`make bench-vm`: what the disposable machines cost, measured in turn on this machine.
 
-`--image` also builds an image anew, `--vagrant` runs the same through Vagrant. Medians of the runs.
+`--image` also builds an image anew, `--vagrant` runs the same through Vagrant, `--autopkgtest` through
+autopkgtest-virt-qemu. Medians of the runs.
 """
 
 from __future__ import annotations
@@ -152,6 +153,41 @@ def by_vagrant(suite: str) -> None:
         show("  destroy", [timed(machine.close)])
 
 
+def beside_autopkgtest(suite: str, kind: str, runs: int) -> None:
+    """autopkgtest-virt-qemu on the same image, in turn with a boot and a restore of this harness."""
+    from bench.autopkgtest import testbed
+
+    with testbed(suite, kind, cli.say) as (bed, shape):
+        source = image.build(suite, "generic", say=cli.say)
+        times: dict[str, list[float]] = {}
+
+        def measure(what: str, action: Callable[[], object]) -> None:
+            times.setdefault(what, []).append(timed(action))
+
+        def revert() -> None:
+            bed.ask("revert")
+            bed.run("true")
+
+        def boot() -> None:
+            with QemuMachine.boot(source, shape, "bench") as machine:
+                machine.succeed("true")
+
+        def restore() -> None:
+            with machine.clone("a") as clone:
+                clone.succeed("true")
+
+        bed.ask("open")
+        with start.up(suite, flavour="generic", say=cli.say) as machine:
+            machine.snapshot("a")
+            for _ in range(runs):
+                measure("autopkgtest-virt-qemu: revert, first command finished", revert)
+                measure("  `true`", lambda: bed.run("true"))
+                measure("this harness: cold boot of the same image, first command", boot)
+                measure("this harness: restore of the same image, first command", restore)
+        for what, figures in times.items():
+            show(what, figures)
+
+
 def main() -> None:
     """The table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -159,6 +195,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--image", action="store_true")
     parser.add_argument("--vagrant", action="store_true")
+    parser.add_argument("--autopkgtest", action="store_true")
     options = parser.parse_args()
     if options.image:
         build = lambda: image.build(options.suite, say=cli.say, fresh=True)
@@ -180,6 +217,8 @@ def main() -> None:
     restores(options.suite, options.runs)
     if options.vagrant:
         by_vagrant(options.suite)
+    if options.autopkgtest:
+        beside_autopkgtest(options.suite, kind, max(options.runs // 3, 1))
 
 
 if __name__ == "__main__":

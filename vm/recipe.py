@@ -22,13 +22,16 @@ PACKAGES = [
     "openssh-server", "rsyslog", "sudo", "python3", "python3-pyroute2", "qemu-guest-agent",
     "busybox-static", "rsync", "less",
 ]  # fmt: skip
-FLAVOURS = {"plain": [], "mta": ["postfix", "dovecot-imapd", "sasl2-bin"]}
+FLAVOURS = {"plain": [], "mta": ["postfix", "dovecot-imapd", "sasl2-bin"], "generic": []}
+KERNELS = {"generic": "linux-image-amd64"}  # with all of Debian's modules, 9p among them
 #: Start scripts for service(8) that Debian keeps in the package orphan-sysvinit-scripts, which
 #: cannot be installed beside systemd.
-SCRIPTS = {"plain": [], "mta": ["rsyslog"]}
+SCRIPTS = {"mta": ["rsyslog"]}
 DISK = "6G"
 #: Loaded by the initrd, with what they depend on: enough to find the disk and talk to the host.
-BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "ext4")
+BOOT_MODULES = (
+    "virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "crc32c_generic", "ext4",
+)  # fmt: skip
 #: Not unpacked: a good part of the size, and nothing that a program needs. Man pages stay.
 EXCLUDED = ("/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
 INIT = """\
@@ -77,8 +80,9 @@ def recipe(suite: str, flavour: str = "plain") -> Recipe:
         raise MachineError(f"suite {suite!r} is not known: take one of {', '.join(SUITES)}")
     if flavour not in FLAVOURS:
         raise MachineError(f"flavour {flavour!r} is not known: take one of {', '.join(FLAVOURS)}")
-    packages = (*PACKAGES, KERNEL, *FLAVOURS[flavour])
-    return Recipe(suite, flavour, tuple(sources(suite)), packages, tuple(SCRIPTS[flavour]))
+    packages = (*PACKAGES, KERNELS.get(flavour, KERNEL), *FLAVOURS[flavour])
+    scripts = tuple(SCRIPTS.get(flavour, []))
+    return Recipe(suite, flavour, tuple(sources(suite)), packages, scripts)
 
 
 def sources(suite: str) -> Iterator[str]:
