@@ -98,8 +98,6 @@ class QemuMachine(Machine):
         locks = [folders.Lock(image.lock, shared=True, wait=True)]
         folder, lock = folders.claim(folders.run(), name)
         memory = folders.memory(folder.name) / "ram"
-        about = {"detached": detached, "memory": str(memory), "shape": asdict(shape)}
-        (folder / "machine.json").write_text(json.dumps(about, indent=2) + "\n")
         return cls(folder, shape, memory, [*locks, lock], detached=detached)
 
     @classmethod
@@ -276,6 +274,12 @@ class QemuMachine(Machine):
 
     def _launch(self, memory: Path | None = None, *, incoming: bool = False) -> None:
         """Start QEMU; its sockets are open before it is, so that connecting never has to wait."""
+        about = {
+            "detached": self._detached,
+            "memory": str(self.memory),
+            "shape": asdict(self.shape),
+        }
+        (self.folder / "machine.json").write_text(json.dumps(about, indent=2) + "\n")
         listening = {name: self._listen(name) for name in ("qmp", "agent")}
         fds = [listener.fileno() for listener in listening.values()]
         if self._detached:

@@ -97,9 +97,9 @@ def from_url(url: str, *, say: Say = print) -> Machine:
 def prepare(url: str, *, say: Say = print) -> None:
     """Make what machines of that URL start from, where it is missing: `from_url` is quick then."""
     suite, options = _parse(url)
-    if options["provider"] == "qemu":
+    if options["provider"] != "vagrant":
         up(suite, **options, say=say).close()
-    else:
+    elif "VAGRANT_BOX" not in os.environ:
         image.build(suite, options["flavour"], say=say)
 
 

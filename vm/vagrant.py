@@ -89,6 +89,8 @@ class VagrantMachine(Machine):
             self._libvirt = Libvirt(self.folder, say=say)
         except BaseException:
             folders.remove(self.folder)
+            for held in self._locks:
+                held.release()
             raise
 
     @classmethod
@@ -121,7 +123,7 @@ class VagrantMachine(Machine):
         return machine
 
     def _become_root(self) -> None:
-        """Log in as root from now on. Where the box has another user, his keys become root's."""
+        """Log in as root from now on; the keys of another user of the box become root's."""
         done = self._ssh(ROOTS_KEYS, 60)
         if not done.ok:
             raise MachineError(f"{self.name}: its user cannot become root: {done.err}")
@@ -222,8 +224,8 @@ class VagrantMachine(Machine):
 
     def _call(self, method: str, *arguments: Any, limit: int = 1200, **named: Any) -> Any:
         """A command of Vagrant, within `limit` seconds; its last words when it fails."""
-        self._limited = ["timeout", "--foreground", "-k", "10", str(limit)]
-        self._limited += ["setpriv", "--pdeathsig", "KILL"]  # it ends with its timeout
+        bound = ["setpriv", "--pdeathsig", "KILL"]  # to the process that waits for it
+        self._limited = [*bound, "timeout", "--foreground", "-k", "10", str(limit), *bound]
         try:
             return getattr(self._vagrant, method)(*arguments, **named)
         except subprocess.CalledProcessError as error:
