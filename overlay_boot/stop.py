@@ -23,7 +23,9 @@ def stop(record: Record, timeout: float) -> None:
     if process is not None:
         services = record.items["START"].split()
         if services != ["none"]:
+            held = _hold(record)
             _stop_services(record, services, timeout)
+            os.close(held)
         if not _ended(process, 0):
             inside(record, _terminate_all)
         if not _ended(process, timeout):
@@ -37,6 +39,22 @@ def _ended(process: int, seconds: float) -> bool:
     poll = select.poll()
     poll.register(process, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
+
+
+def _hold(record: Record) -> int:
+    """Give pid 1 a child until the descriptor that this returns is closed: or else it would end
+    with the last process of a service, and take the script that stops the next one with it."""
+    wait, held = os.pipe()
+
+    def orphan() -> None:
+        if os.fork() == 0:
+            os.close(held)
+            os.read(wait, 1)
+            os._exit(0)
+
+    inside(record, orphan)
+    os.close(wait)
+    return held
 
 
 def _stop_services(record: Record, services: list[str], timeout: float) -> None:

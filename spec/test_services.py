@@ -9,14 +9,16 @@ from spec.subhost import Subhost
 
 
 def service(subhost: Subhost, path: str, *, runs: bool = True) -> None:
-    """A start/stop script in the subhost that notes its calls and may leave a process running."""
+    """A start/stop script in the subhost that notes its calls and may leave a process running,
+    which is gone when it has been told to stop."""
+    process = "sleep 4321 < /dev/null > /dev/null 2>&1 & echo $! > $0.pid" if runs else ":"
     subhost.put(
         f"root{path}",
         f"""#!/bin/sh
 echo "{path.rpartition("/")[2]} $1" >> /services
 case $1 in
-start) {"setsid sleep 4321 < /dev/null > /dev/null 2>&1 &" if runs else ":"} ;;
-stop) pkill sleep || : ;;
+start) {process} ;;
+stop) [ ! -e $0.pid ] || {{ kill $(cat $0.pid); while [ -e /proc/$(cat $0.pid) ]; do sleep 0.02; done; }} ;;
 esac
 """,
     )
@@ -219,5 +221,15 @@ def test_services_are_stopped_in_reverse(subhost: Subhost, given: str) -> None:
     for name in ("one", "two"):
         service(subhost, f"/etc/init.d/{name}")
     subhost.boot(f"START= {given}")
+    subhost.stop()
+    assert calls(subhost) == ["one start", "two start", "two stop", "one stop"]
+
+
+@clause("stop-services")
+def test_all_services_are_stopped_when_no_process_is_left(subhost: Subhost) -> None:
+    """Also those that come after the one whose process was the last of the subhost."""
+    service(subhost, "/one", runs=False)
+    service(subhost, "/two")
+    subhost.boot("START= /one /two")
     subhost.stop()
     assert calls(subhost) == ["one start", "two start", "two stop", "one stop"]
