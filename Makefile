@@ -5,8 +5,8 @@ SHELL := /bin/bash
 .ONESHELL:
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 PYTHON ?= python3
-PACKAGES = asciidoctor bridge-utils busybox-static e2fsprogs fdisk gcc ifupdown iproute2 iputils-ping libc6-dev \
-	mmdebstrap musl-tools procps python3-venv util-linux
+PACKAGES = asciidoctor bridge-utils busybox-static e2fsprogs fdisk gcc ifupdown iproute2 iputils-ping \
+	libc6-dev mmdebstrap musl-tools openssh-client procps python3-venv util-linux
 BIN = .venv/bin
 VM_PACKAGES = cpio debian-archive-keyring lz4 mmdebstrap openssh-client qemu-system-x86 qemu-utils \
 	uidmap zstd

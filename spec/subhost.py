@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable
+from typing import Any
 
 from spec.targets import Result, Target, TargetError
 
@@ -21,6 +22,13 @@ printf '#!/bin/sh\nexec /bin/sh "$@"\n' > {TINY}/bin/bash
 printf '#!/bin/sh\nexec /etc/init.d/"$1" "$2"\n' > {TINY}/usr/sbin/service
 chmod 755 {TINY}/bin/bash {TINY}/usr/sbin/service
 """
+
+KINDS = {
+    "overlay": "",
+    "bind": "UPPER= {0}/root\nLOWER= {0}/root",
+    "plain": "UPPER= {0}/root\nLOWER= {0}/root\nLIVE= {0}/root",
+}
+"""How each kind of root is configured, in the folder {0}."""
 
 # The pid of a subhost's pid 1: in its network namespace, and number 1 of a pid namespace.
 PID1 = r"""
@@ -62,6 +70,11 @@ class Subhost:
             raise TargetError(str(done))
         return done.out
 
+    @property
+    def host(self) -> Any:
+        """testinfra's view of the main host."""
+        return self.target.host
+
     def put(self, name: str, text: str, mode: int = 0o755) -> str:
         """Write a file beside the configuration; its path."""
         path = f"{self.folder}/{name}"
@@ -83,6 +96,19 @@ class Subhost:
         self.note(f"# cat > {self.conf} << 'EOF'\n{whole}EOF")
         self.target.put(self.conf, whole)
         return self.conf
+
+    def fill(self, folder: str) -> str:
+        """Copy the tiny root into a folder beside the configuration, made if missing; its path."""
+        path = f"{self.folder}/{folder}"
+        where = shlex.quote(path)
+        self.prepare(f"mkdir -p {where} && cp -a {TINY}/. {where}/", timeout=60)
+        return path
+
+    def of_kind(self, kind: str) -> str:
+        """The configuration for a kind of root, with a root file system where it has to be."""
+        if kind != "overlay":
+            self.fill("root")
+        return KINDS[kind].format(self.folder)
 
     def start(self, text: str | None = None, *, omit: tuple[str, ...] = ()) -> Result:
         """Run overlay-boot, whatever comes of it."""
@@ -106,12 +132,20 @@ class Subhost:
 
     def settled(self, seconds: float = 20) -> bool:
         """Whether the start has come to an end: the reaper runs, or no process of it is left."""
-        up = f'[ "$(cat /proc/$(pid1 {self.quoted})/comm)" = .reaper ]'
-        return self.wait(f"{up} || ! pgrep -f '[/]{self.conf[1:]}'", seconds)
+        return self.wait(f"{self._reaps} || ! pgrep -f '[/]{self.conf[1:]}'", seconds)
 
     def up(self, seconds: float = 20) -> bool:
         """Whether pid 1 runs /.reaper, now or within so many seconds."""
-        return self.wait(f'[ "$(cat /proc/$(pid1 {self.quoted})/comm)" = .reaper ]', seconds)
+        return self.wait(self._reaps, seconds)
+
+    @property
+    def _reaps(self) -> str:
+        return f'[ "$(cat /proc/$(pid1 {self.quoted})/comm)" = .reaper ]'
+
+    def namespace(self, kind: str, *, main_host: bool = False) -> str:
+        """Which namespace of a kind (mnt, net...) its pid 1 has, or what runs on the main host."""
+        pid = "self" if main_host else self.pid1()
+        return self.target.run(f"readlink /proc/{pid}/ns/{kind}").out
 
     @property
     def quoted(self) -> str:
@@ -173,6 +207,11 @@ done"""
             f"    up echo up > {trace}; ip link set {interface} up\n    {more}\n",
         )
         return trace
+
+    def parent_of_shell(self) -> str:
+        """The parent of overlay-go's shell, as a pid inside; 0 for a process outside."""
+        said = self.inside("while read n v; do [ $n != PPid: ] || echo $v; done < /proc/$$/status")
+        return said.strip()
 
     def interfaces(self) -> dict[str, tuple[str, str]]:
         """The interfaces in its network namespace: address and flags by name.

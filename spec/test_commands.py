@@ -16,8 +16,9 @@ def test_go_is_a_root_shell_inside(subhost: Subhost) -> None:
     """It runs as root in the root and the namespaces of the subhost."""
     subhost.put("root/etc/which", "subhost\n")
     subhost.boot()
-    said = subhost.inside("cat /etc/which; id -u") + namespaces(subhost, "mnt net pid", "self")
-    assert said == "subhost\n0\n" + namespaces(subhost, "mnt net pid", "1")
+    look = "for kind in mnt net pid; do readlink /proc/self/ns/$kind; done"
+    theirs = "".join(subhost.namespace(kind) for kind in ("mnt", "net", "pid"))
+    assert subhost.inside(f"cat /etc/which; id -u; {look}") == f"subhost\n0\n{theirs}"
 
 
 @clause("go-all-namespaces")
@@ -25,15 +26,7 @@ def test_go_enters_all_namespaces(subhost: Subhost) -> None:
     """Those for ipc and uts too."""
     subhost.boot()
     for kind in ("ipc", "uts"):
-        assert namespaces(subhost, kind, "self") == namespaces(subhost, kind, "1")
-
-
-def namespaces(subhost: Subhost, kinds: str, who: str) -> str:
-    """The namespaces of overlay-go's shell (self), or of pid 1 (1) as the main host has it."""
-    look = "for kind in {}; do readlink /proc/{}/ns/$kind; done"
-    if who == "self":
-        return subhost.inside(look.format(kinds, who))
-    return subhost.target.run(look.format(kinds, subhost.pid1())).out
+        assert subhost.inside(f"readlink /proc/self/ns/{kind}") == subhost.namespace(kind)
 
 
 @clause("go-pipe")
@@ -48,13 +41,7 @@ def test_go_reads_commands_from_a_pipe(subhost: Subhost) -> None:
 def test_gos_shell_is_no_child_of_pid_1(subhost: Subhost) -> None:
     """Its parent is another, usually none that the subhost can see."""
     subhost.boot()
-    assert parent_of_gos_shell(subhost) not in ("", "1")
-
-
-def parent_of_gos_shell(subhost: Subhost) -> str:
-    """Its pid as the subhost sees it; 0 for a process outside."""
-    said = subhost.inside("while read n v; do [ $n != PPid: ] || echo $v; done < /proc/$$/status")
-    return said.strip()
+    assert subhost.parent_of_shell() not in ("", "1")
 
 
 @clause("go-bash")
@@ -174,7 +161,7 @@ def test_stop_takes_the_name(subhost: Subhost) -> None:
     subhost.boot()
     pid = subhost.pid1()
     assert subhost.run(f"overlay-stop {subhost.name}").status == 0
-    assert not subhost.target.exists(f"/proc/{pid}")
+    assert not subhost.host.file(f"/proc/{pid}").exists
 
 
 @clause("stop-waits")
@@ -224,7 +211,7 @@ def test_what_a_crash_left_is_cleared(subhost: Subhost) -> None:
     """After its processes were all killed at once, overlay-stop clears its name, cables, records."""
     subhost.boot("CABLES= =")
     subhost.crash()
-    assert subhost.target.exists(f"/run/overlay-boot/{subhost.name}")
+    assert subhost.host.file(f"/run/overlay-boot/{subhost.name}").exists
     assert subhost.run(f"overlay-stop {subhost.name}").status == 3
     assert subhost.gone(0)
 
@@ -265,7 +252,7 @@ def test_others_are_left_in_peace(subhost: Subhost) -> None:
         subhost.stop()
         subhost.run(f"sed 's/{pid}/{other}/' {subhost.folder}/old > {record}; chmod 600 {record}")
         assert subhost.run(f"overlay-stop {subhost.name}").status == 3
-        assert subhost.target.exists(f"/proc/{other}")
+        assert subhost.host.file(f"/proc/{other}").exists
     finally:
         subhost.run(f"kill {other}; rm -f {record}")
 

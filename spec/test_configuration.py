@@ -15,7 +15,7 @@ def test_one_file_says_it_all(subhost: Subhost) -> None:
     """A text file of assignments, their values trimmed, starts a subhost."""
     subhost.start(f"BASE=  . \nLOWER=    {TINY}  \nSTART=none   \nLOG={subhost.log}")
     assert subhost.up()
-    assert subhost.target.exists(subhost.log)
+    assert subhost.host.file(subhost.log).exists
     assert subhost.runs("dummy_service")
 
 
@@ -63,14 +63,14 @@ def test_relative_paths_start_from_base(subhost: Subhost) -> None:
         f"cd {subhost.folder} && mkdir other && mv root other/up; mv work other/wk; mv live other/lv"
     )
     subhost.put("other/init", "#!/bin/sh\necho 'sleep 99 & exec /.reaper'\n")
-    subhost.prepare(f"cp -a {TINY} {subhost.folder}/other/low")
+    subhost.fill("other/low")
     subhost.boot(
         "BASE= other\nUPPER= ./up\nWORK= wk\nLIVE= lv/\nLOWER= ../other/low\nLOG= ./said\n"
         "INIT= ./init"
     )
     subhost.inside("echo mine > /mine")
     for path in ("up/mine", "wk/work", "said"):
-        assert subhost.target.exists(f"{subhost.folder}/other/{path}"), path
+        assert subhost.host.file(f"{subhost.folder}/other/{path}").exists, path
 
 
 @clause("conf-comments")
@@ -121,16 +121,16 @@ def test_paths_with_odd_characters_work(subhost: Subhost) -> None:
     base = f"{subhost.folder}/{names['BASE']}"
     for key in ("UPPER", "WORK", "LIVE"):
         subhost.put(f"{names['BASE']}/{names[key]}/.made", "")
-    upper, lower = f"{base}/{names['UPPER']}", f"{base}/{names['LOWER']}"
+    upper = f"{base}/{names['UPPER']}"
     shared = f"/srv/{ODD}"
-    subhost.prepare(f"cp -a {TINY} {shlex.quote(lower)}")
+    subhost.fill(f"{names['BASE']}/{names['LOWER']}")
     subhost.put(f"{names['BASE']}/{names['LOWER']}{shared}/from", "host\n")
     values = [f"{key}= {name}" for key, name in names.items()]
     subhost.boot("\n".join([*values, f"LOG= log {ODD}", f"SHARE= {shared}"]))
     subhost.inside(f"cat {shlex.quote(shared)}/from > /seen")
     seen = subhost.run(f"cat {shlex.quote(upper)}/seen")
     assert seen.out == "host\n", seen
-    assert subhost.target.exists(f"{base}/log {ODD}")
+    assert subhost.host.file(f"{base}/log {ODD}").exists
 
 
 @clause("conf-words")
@@ -239,8 +239,7 @@ def test_work_on_another_mount_starts_nothing(subhost: Subhost) -> None:
 @pytest.mark.parametrize("same", ["UPPER", "LOWER"])
 def test_the_live_of_an_overlay_is_a_folder_of_its_own(subhost: Subhost, same: str) -> None:
     """Nothing is started where LIVE is UPPER or LOWER of an overlay."""
-    lower = f"{subhost.folder}/lower"
-    subhost.prepare(f"cp -a {TINY} {lower}")
+    lower = subhost.fill("lower")
     live = {"UPPER": f"{subhost.folder}/root", "LOWER": lower}[same]
     subhost.refused(f"LOWER= {lower}\nLIVE= {live}")
 
@@ -256,8 +255,8 @@ def test_all_mistakes_are_reported_before_anything_is_touched(subhost: Subhost) 
     lines = done.err.splitlines()
     assert [line.split(": ")[0] for line in lines] == [f"{subhost.conf}:{n}" for n in (5, 6, 7)]
     assert subhost.target.run(f"ls -AR {subhost.folder}/root").out == before
-    assert not subhost.target.exists(f"{subhost.folder}/touched")
-    assert not subhost.target.exists(f"/run/netns/{subhost.name}")
+    assert not subhost.host.file(f"{subhost.folder}/touched").exists
+    assert subhost.gone(0)
 
 
 @pytest.mark.parametrize(

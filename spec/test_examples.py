@@ -6,7 +6,7 @@ import pytest
 
 from spec.clauses import clause, clauses
 from spec.plugin import precondition
-from spec.subhost import ROOT, TINY, Subhost
+from spec.subhost import ROOT, Subhost
 from spec.targets import Target
 
 
@@ -43,10 +43,7 @@ def test_the_smallest_one(example: Subhost) -> None:
     assert example.up(60)
     assert example.target.read("/etc/os-release") == example.inside("cat /etc/os-release")
     assert list(example.interfaces()) == ["lo"]
-    parent = example.inside(
-        "while read n v; do [ $n != PPid: ] || echo $v; done < /proc/$$/status"
-    )
-    assert parent.strip() not in ("", "1")
+    assert example.parent_of_shell() not in ("", "1")
 
 
 @clause("example-tiny", "example-tiny-dummy")
@@ -54,7 +51,7 @@ def test_the_smallest_one(example: Subhost) -> None:
 def test_tiny(example: Subhost) -> None:
     """With a root of its own in base it runs dummy_service alone, and overlay-go gets in."""
     printed(example)
-    example.prepare(f"cp -a {TINY} {example.folder}/base")
+    example.fill("base")
     assert example.run(f"overlay-boot {example.conf} < /dev/null").status == 0
     assert example.up() and example.runs("dummy_service")
     names = set(example.inside("cat /proc/[0-9]*/comm").split())
@@ -69,7 +66,7 @@ PROCESSES = "rsyslogd sshd saslauthd master dovecot"  # of all but networking, i
 
 def mta_services(target: Target) -> None:
     """Only where the six services are installed, with scripts for service(8)."""
-    missing = [s for s in SERVICES if not target.exists(f"/etc/init.d/{s}")]
+    missing = [s for s in SERVICES if not target.host.file(f"/etc/init.d/{s}").exists]
     if missing:
         precondition(f"the target has no /etc/init.d script of {', '.join(missing)}")
 
@@ -92,7 +89,7 @@ def test_mta(example: Subhost) -> None:
     assert example.target.read("/etc/os-release") == example.inside("cat /etc/os-release")
     example.inside("echo mine > /mine")
     assert example.target.read(f"{example.folder}/root/mine") == "mine\n"
-    assert example.target.exists(f"{example.folder}/work/work")
+    assert example.host.file(f"{example.folder}/work/work").exists
     assert example.wait(f"[ -s {trace} ]")
     assert "192.0.2.2/30" in example.run("ip -n mta address show eth0").out
     said = example.inside(f"for name in {PROCESSES}; do pgrep -o -x $name || echo no $name; done")

@@ -50,11 +50,11 @@ def test_foreground_stays_until_a_signal_stops_it(subhost: Subhost, signal: str)
     )
     assert subhost.up()
     pid = subhost.pid1()
-    assert not subhost.target.exists(f"{subhost.folder}/status")
+    assert not subhost.host.file(f"{subhost.folder}/status").exists
     subhost.run(f"kill -{signal} $(cat {subhost.folder}/pid)")
     assert subhost.wait(f"[ -s {subhost.folder}/status ]", 20)
     assert subhost.target.read(f"{subhost.folder}/status") == "0\n"
-    assert not subhost.target.exists(f"/proc/{pid}")
+    assert not subhost.host.file(f"/proc/{pid}").exists
     assert subhost.target.read(f"{subhost.folder}/root/told") == "start\nstop\n"
 
 
@@ -173,5 +173,6 @@ def test_the_commands_come_together(subhost: Subhost) -> None:
 def test_records_are_roots(subhost: Subhost) -> None:
     """What runs is recorded where only root can read."""
     subhost.boot()
-    modes = subhost.run(f"cd /run/overlay-boot && stat -c %a:%U . {subhost.name}").out
-    assert modes == "700:root\n600:root\n"
+    for path, mode in (("/run/overlay-boot", 0o700), (f"/run/overlay-boot/{subhost.name}", 0o600)):
+        file = subhost.host.file(path)
+        assert (file.mode, file.user) == (mode, "root"), path

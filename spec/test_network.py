@@ -97,7 +97,7 @@ def test_ifup_is_not_tried_on_a_cable_with_a_bridge(subhost: Subhost, bridge: st
     traces = [subhost.stanza(f"{subhost.name}{number}") for number in range(2)]
     subhost.boot(f"CABLES= {bridge}= =")
     assert subhost.wait(f"[ -s {traces[1]} ]")
-    assert not subhost.target.exists(traces[0])
+    assert not subhost.host.file(traces[0]).exists
 
 
 @clause("cables-no-entry")

@@ -6,36 +6,13 @@ from spec.clauses import clause
 from spec.subhost import TINY, Subhost
 
 
-def fill(subhost: Subhost, folder: str) -> str:
-    """Copy the tiny root into a folder of the subhost's, made if missing; its path."""
-    path = f"{subhost.folder}/{folder}"
-    subhost.prepare(f"mkdir -p {path} && cp -a {TINY}/. {path}/", timeout=60)
-    return path
-
-
-KINDS = {
-    "overlay": "",
-    "bind": "UPPER= {0}/root\nLOWER= {0}/root",
-    "plain": "UPPER= {0}/root\nLOWER= {0}/root\nLIVE= {0}/root",
-}
-
-
-def of_kind(subhost: Subhost, kind: str) -> str:
-    """The configuration for a kind of root."""
-    if kind != "overlay":
-        fill(subhost, "root")
-    return KINDS[kind].format(subhost.folder)
-
-
 @clause("boot-overlay", "root-overlay", "lower", "upper", "ns-mount")
 def test_the_root_is_an_overlay(subhost: Subhost) -> None:
     """UPPER over LOWER, as an overlay, in a mount namespace of its own."""
     subhost.boot()
     assert subhost.inside("grep ' / ' /proc/mounts").split()[2] == "overlay"
     assert subhost.inside("ls /bin") == subhost.target.run(f"ls {TINY}/bin").out
-    assert subhost.target.run(f"readlink /proc/{subhost.pid1()}/ns/mnt").out != (
-        subhost.target.run("readlink /proc/self/ns/mnt").out
-    )
+    assert subhost.namespace("mnt") != subhost.namespace("mnt", main_host=True)
 
 
 @clause("boot-inherits", "lower-default")
@@ -49,7 +26,7 @@ def test_by_default_the_main_hosts_root_lies_under_it(subhost: Subhost) -> None:
 @clause("boot-private", "lower-readonly", "upper-kept", "end-restart")
 def test_changes_stay_in_upper_and_are_there_again(subhost: Subhost) -> None:
     """LOWER is only read; UPPER keeps what was made, changed and deleted, over a restart."""
-    lower = fill(subhost, "lower")
+    lower = subhost.fill("lower")
     subhost.put("lower/changed", "old\n")
     subhost.put("lower/deleted", "old\n")
     before = subhost.target.run(
@@ -69,7 +46,7 @@ def test_changes_stay_in_upper_and_are_there_again(subhost: Subhost) -> None:
 @clause("root-upper-wins")
 def test_upper_is_seen_where_both_have_a_file(subhost: Subhost) -> None:
     """UPPER's file hides LOWER's, and what only LOWER has is there."""
-    lower = fill(subhost, "lower")
+    lower = subhost.fill("lower")
     subhost.put("lower/etc/which", "lower\n")
     subhost.put("lower/etc/other", "lower\n")
     subhost.put("root/etc/which", "upper\n")
@@ -80,7 +57,7 @@ def test_upper_is_seen_where_both_have_a_file(subhost: Subhost) -> None:
 @clause("work-unused")
 def test_without_an_overlay_no_work_is_needed(subhost: Subhost) -> None:
     """A bind mounted root needs no folder for it."""
-    text = of_kind(subhost, "bind")
+    text = subhost.of_kind("bind")
     subhost.run(f"rmdir {subhost.folder}/work")
     subhost.boot(text)
 
@@ -88,7 +65,7 @@ def test_without_an_overlay_no_work_is_needed(subhost: Subhost) -> None:
 @clause("root-bind", "lower-equal")
 def test_upper_that_is_lower_is_bind_mounted(subhost: Subhost) -> None:
     """The root is UPPER itself, not an overlay."""
-    subhost.boot(of_kind(subhost, "bind"))
+    subhost.boot(subhost.of_kind("bind"))
     assert subhost.inside("grep ' / ' /proc/mounts").split()[2] != "overlay"
     subhost.inside("echo mine > /mine")
     assert subhost.target.read(f"{subhost.folder}/root/mine") == "mine\n"
@@ -98,7 +75,7 @@ def test_upper_that_is_lower_is_bind_mounted(subhost: Subhost) -> None:
 @clause("root-plain")
 def test_one_folder_for_all_three_is_the_root_as_it_is(subhost: Subhost) -> None:
     """Its files are the folder's own."""
-    subhost.boot(of_kind(subhost, "plain"))
+    subhost.boot(subhost.of_kind("plain"))
     assert subhost.inside("grep ' / ' /proc/mounts").split()[2] != "overlay"
     subhost.inside("echo mine > /mine")
     assert subhost.target.read(f"{subhost.folder}/root/mine") == "mine\n"
@@ -108,7 +85,7 @@ def test_one_folder_for_all_three_is_the_root_as_it_is(subhost: Subhost) -> None
 def test_a_mounted_folder_for_all_three(subhost: Subhost) -> None:
     """A LIVE that the user has mounted is the root, with that mount."""
     subhost.prepare(f"mount -t tmpfs mine {subhost.folder}/root")
-    subhost.boot(of_kind(subhost, "plain"))
+    subhost.boot(subhost.of_kind("plain"))
     assert subhost.inside("grep ' / ' /proc/mounts").split()[:3] == ["mine", "/", "tmpfs"]
     subhost.inside("echo mine > /mine")
     assert subhost.target.read(f"{subhost.folder}/root/mine") == "mine\n"
@@ -118,11 +95,8 @@ def test_a_mounted_folder_for_all_three(subhost: Subhost) -> None:
 def test_the_pid_namespace_is_its_own(subhost: Subhost) -> None:
     """Its pid 1 is another process for the main host."""
     subhost.boot()
-    pid = subhost.pid1()
-    assert pid != 1
-    assert subhost.target.run(f"readlink /proc/{pid}/ns/pid").out != (
-        subhost.target.run("readlink /proc/self/ns/pid").out
-    )
+    assert subhost.pid1() != 1
+    assert subhost.namespace("pid") != subhost.namespace("pid", main_host=True)
 
 
 @clause("proc-own")
@@ -137,9 +111,7 @@ def test_proc_shows_its_own_processes_only(subhost: Subhost) -> None:
 def test_the_network_is_its_own(subhost: Subhost) -> None:
     """A network namespace of its own, with lo and nothing else."""
     subhost.boot()
-    assert subhost.target.run(f"readlink /proc/{subhost.pid1()}/ns/net").out != (
-        subhost.target.run("readlink /proc/self/ns/net").out
-    )
+    assert subhost.namespace("net") != subhost.namespace("net", main_host=True)
     interfaces = subhost.interfaces()
     assert list(interfaces) == ["lo"]
 
@@ -198,9 +170,7 @@ def test_ipc_and_uts_namespaces(subhost: Subhost) -> None:
     """They are its own, and the host name is NAME."""
     subhost.boot()
     for kind in ("ipc", "uts"):
-        assert subhost.target.run(f"readlink /proc/{subhost.pid1()}/ns/{kind}").out != (
-            subhost.target.run(f"readlink /proc/self/ns/{kind}").out
-        )
+        assert subhost.namespace(kind) != subhost.namespace(kind, main_host=True)
     assert subhost.inside("hostname") == f"{subhost.name}\n"
 
 
@@ -209,6 +179,4 @@ def test_users_and_cgroups_are_the_main_hosts(subhost: Subhost) -> None:
     """There are no namespaces of their own for them."""
     subhost.boot()
     for kind in ("user", "cgroup"):
-        assert subhost.target.run(f"readlink /proc/{subhost.pid1()}/ns/{kind}").out == (
-            subhost.target.run(f"readlink /proc/self/ns/{kind}").out
-        )
+        assert subhost.namespace(kind) == subhost.namespace(kind, main_host=True)

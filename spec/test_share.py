@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 from spec.clauses import clause
-from spec.subhost import TINY, Subhost
-
-
-def own_lower(subhost: Subhost) -> str:
-    """A LOWER of the test's own; its path."""
-    path = f"{subhost.folder}/lower"
-    subhost.prepare(f"cp -a {TINY} {path}", timeout=60)
-    return path
+from spec.subhost import Subhost
 
 
 @clause("share", "share-many")
@@ -30,7 +23,7 @@ def test_shares_are_seen_by_both(subhost: Subhost) -> None:
 @clause("share-lower")
 def test_a_single_path_is_lowers(subhost: Subhost) -> None:
     """Without a colon the path is looked up under LOWER."""
-    lower = own_lower(subhost)
+    lower = subhost.fill("lower")
     subhost.put("lower/srv/only/from", "lower\n")
     subhost.boot(f"LOWER= {lower}\nSHARE= /srv/only")
     subhost.inside("echo sub > /srv/only/new")
@@ -59,7 +52,7 @@ def test_files_and_submounts_are_shared(subhost: Subhost) -> None:
             f"SHARE= {subhost.folder}/outside:/new/place\nSHARE= {subhost.folder}/file:/new/file"
         )
         assert subhost.inside("cat /new/place/sub/x /new/file") == "deep\nfile\n"
-        assert subhost.target.exists(f"{subhost.folder}/root/new/file")
+        assert subhost.host.file(f"{subhost.folder}/root/new/file").exists
     finally:
         stop = f"overlay-stop {subhost.conf}; umount {subhost.folder}/outside/sub"
         subhost.target.run(stop, timeout=60)
@@ -70,7 +63,7 @@ def test_share_runs_no_command(subhost: Subhost) -> None:
     """A ! has no special meaning in SHARE."""
     subhost.start(f"SHARE=!touch {subhost.folder}/ran")
     assert subhost.settled()
-    assert not subhost.target.exists(f"{subhost.folder}/ran")
+    assert not subhost.host.file(f"{subhost.folder}/ran").exists
 
 
 @clause("share-symlink")

@@ -11,8 +11,8 @@ from spec.subhost import TINY, Subhost
 @clause("name", "name-length", "netns-name", "files-netns")
 def test_a_name_of_twelve_characters_names_the_subhost(subhost: Subhost) -> None:
     """NAME names the network namespace, for ip netns and as a file, while the subhost runs."""
-    subhost.write(f"NAME= Twelve_{subhost.name[-5:]:>05}"[:18])
     subhost.name = f"Twelve_{subhost.name[-5:]:>05}"
+    subhost.write(f"NAME= {subhost.name}")
     subhost.named.append(subhost.name)
     subhost.start()
     assert subhost.up()
@@ -25,7 +25,7 @@ def test_a_name_of_twelve_characters_names_the_subhost(subhost: Subhost) -> None
 def test_the_name_is_the_files_by_default(subhost: Subhost) -> None:
     """Without NAME the file's name without .conf is it."""
     subhost.boot()
-    assert subhost.target.exists(f"/run/netns/{subhost.name}")
+    assert subhost.host.file(f"/run/netns/{subhost.name}").exists
 
 
 def start_and_list(subhost: Subhost, text: str, live: str, upper: str) -> str:
@@ -45,14 +45,14 @@ def test_folders_of_ones_own(subhost: Subhost) -> None:
     folder = subhost.folder
     text = f"UPPER= {folder}/up\nWORK= {folder}/wk\nLIVE= {folder}/lv"
     assert start_and_list(subhost, text, "lv", "up") == subhost.target.run(f"ls {TINY}/bin").out
-    assert subhost.target.exists(f"{folder}/wk/work")
+    assert subhost.host.file(f"{folder}/wk/work").exists
 
 
 @clause("base-layout", "live-default", "upper-default", "work-default")
 def test_the_typical_layout_needs_no_paths(subhost: Subhost) -> None:
     """root, work and live beside the file are UPPER, WORK and LIVE by default."""
     assert start_and_list(subhost, "", "live", "root") == subhost.target.run(f"ls {TINY}/bin").out
-    assert subhost.target.exists(f"{subhost.folder}/work/work")
+    assert subhost.host.file(f"{subhost.folder}/work/work").exists
 
 
 @clause("log", "log-output")
@@ -67,14 +67,14 @@ def test_log_is_the_log(subhost: Subhost) -> None:
 def test_the_default_log(subhost: Subhost) -> None:
     """By default it is /tmp/overlay-NAME.log."""
     subhost.boot(omit=("LOG",))
-    assert subhost.target.exists(f"/tmp/overlay-{subhost.name}.log")
+    assert subhost.host.file(f"/tmp/overlay-{subhost.name}.log").exists
 
 
 @clause("log-default-1-6")
 def test_the_default_log_of_1_6(subhost: Subhost) -> None:
     """In Debian's version 1.6 it is /tmp/oly-NAME.log by default."""
     subhost.boot(omit=("LOG",))
-    assert subhost.target.exists(f"/tmp/oly-{subhost.name}.log")
+    assert subhost.host.file(f"/tmp/oly-{subhost.name}.log").exists
 
 
 @clause("log-append", "log-mode")
@@ -82,10 +82,10 @@ def test_the_log_is_appended_to_with_its_mode(subhost: Subhost) -> None:
     """An older log's lines stay, and the file is readable for its group only."""
     subhost.boot()
     subhost.stop()
-    size = int(subhost.target.run(f"stat -c %s {subhost.log}").out)
+    log = subhost.host.file(subhost.log)
+    size = log.size
     subhost.boot()
-    assert int(subhost.target.run(f"stat -c %s {subhost.log}").out) > size
-    assert subhost.target.run(f"stat -c %a {subhost.log}").out == "640\n"
+    assert log.size > size and log.mode == 0o640
 
 
 @pytest.mark.parametrize(

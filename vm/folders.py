@@ -39,10 +39,9 @@ def _named(variable: str, default: Path, mode: int, longest: int = 4096) -> Path
     if len(bytes(folder)) > longest:
         raise MachineError(f"{variable}: {folder} is longer than {longest} bytes")
     mark = own(folder, mode) / ".claims"
-    if named and not mark.exists():
-        if any(folder.iterdir()):
-            raise MachineError(f"{variable}: {folder} holds other things: name an empty folder")
-        mark.touch(0o600)
+    if named and any(folder.iterdir()) and not mark.exists():
+        raise MachineError(f"{variable}: {folder} holds other things: name an empty folder")
+    mark.touch(0o600)
     return folder
 
 

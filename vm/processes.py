@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vm.machine import MachineError
@@ -56,8 +56,9 @@ def run(
 ) -> str:
     """Run a tool to its end, in `folder`; all that it wrote, which is appended to `log` as well.
 
-    It dies with this process, however that ends. `say` is told its steps ("I: doing...").
-    Raises MachineError, which begins with `what`, when it fails or runs on after `limit` seconds.
+    It dies with this process, however that ends, and what it has started with it where this one
+    has the time to see to it. `say` is told its steps ("I: doing..."). Raises MachineError, which
+    begins with `what`, when it fails or runs on after `limit` seconds.
     """
     process = subprocess.Popen(
         ["setpriv", "--pdeathsig", "KILL", "--", *command],
@@ -67,9 +68,15 @@ def run(
         text=True,
         errors="replace",
         cwd=folder,
+        start_new_session=True,
     )
     assert process.stdout is not None
-    alarm = threading.Timer(limit, process.kill)
+
+    def kill() -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    alarm = threading.Timer(limit, kill)
     begin = time.monotonic()
     said: list[str] = []
     try:
@@ -83,7 +90,7 @@ def run(
         process.wait()
     except BaseException:
         with uninterrupted():
-            process.kill()
+            kill()
             process.stdout.read()  # until all that it started has ended too
             process.wait()
         raise

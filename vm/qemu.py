@@ -14,7 +14,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -95,10 +95,15 @@ class QemuMachine(Machine):
     def make(cls, name: str, shape: Shape, *, detached: bool = False) -> Self:
         """A machine's folders. A `detached` one runs on when this process ends."""
         image = Image(Path(shape.kernel).parent)
-        locks = [folders.Lock(image.lock, shared=True, wait=True)]
-        folder, lock = folders.claim(folders.run(), name)
-        memory = folders.memory(folder.name) / "ram"
-        return cls(folder, shape, memory, [*locks, lock], detached=detached)
+        with ExitStack() as undo:
+            used = undo.enter_context(folders.Lock(image.lock, shared=True, wait=True))
+            folder, lock = folders.claim(folders.run(), name)
+            undo.enter_context(lock)
+            undo.callback(folders.discard, folder)
+            memory = folders.memory(folder.name) / "ram"
+            machine = cls(folder, shape, memory, [used, lock], detached=detached)
+            undo.pop_all()
+        return machine
 
     @classmethod
     def boot(

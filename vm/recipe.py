@@ -76,13 +76,18 @@ class Recipe:
 
 def recipe(suite: str, flavour: str = "plain") -> Recipe:
     """The recipe for a suite, with this machine's own Debian mirrors, or MIRROR= for all."""
+    known(suite, flavour)
+    packages = (*PACKAGES, KERNELS.get(flavour, KERNEL), *FLAVOURS[flavour])
+    scripts = tuple(SCRIPTS.get(flavour, []))
+    return Recipe(suite, flavour, tuple(sources(suite)), packages, scripts)
+
+
+def known(suite: str, flavour: str) -> None:
+    """Raise MachineError for a suite or flavour that there is not."""
     if suite not in SUITES:
         raise MachineError(f"suite {suite!r} is not known: take one of {', '.join(SUITES)}")
     if flavour not in FLAVOURS:
         raise MachineError(f"flavour {flavour!r} is not known: take one of {', '.join(FLAVOURS)}")
-    packages = (*PACKAGES, KERNELS.get(flavour, KERNEL), *FLAVOURS[flavour])
-    scripts = tuple(SCRIPTS.get(flavour, []))
-    return Recipe(suite, flavour, tuple(sources(suite)), packages, scripts)
 
 
 def sources(suite: str) -> Iterator[str]:

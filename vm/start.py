@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from vm import folders, image
+from vm import folders, image, recipe
 from vm.image import Image
 from vm.machine import CommandFailed, Machine, MachineError
 from vm.processes import Say
@@ -28,6 +28,8 @@ WARM = (
     "ip link; ps -e; mount; unshare -mnp --fork true; nsenter -t 1 -m true; ifquery --list",
     "sync",
 )
+#: Why a machine can fail to start that has nothing to do with KVM or with a kept state.
+SHORTAGE = r"(?i)no space left|cannot allocate|not done after"
 PROVIDERS = ("qemu", "vagrant")
 INITS = ("systemd", "small")
 
@@ -57,6 +59,7 @@ def up(
     for kind, given, known in (("provider", provider, PROVIDERS), ("init", init, INITS)):
         if given not in known:
             raise MachineError(f"{kind} {given!r} is not known: one of {', '.join(known)}")
+    recipe.known(suite, flavour)
     if not shutil.which(PROGRAM):
         raise MachineError("QEMU is missing: apt-get install qemu-system-x86 qemu-utils")
     folders.sweep()
@@ -80,7 +83,7 @@ def _restored(
     try:
         return state.start(suite, private=False, detached=detached, network=network)
     except (MachineError, OSError, ValueError) as error:
-        if folders.in_use(source.lock) or "no space left" in str(error):
+        if folders.in_use(source.lock) or re.search(SHORTAGE, str(error)):
             raise
         say(f"machine: the state kept after a boot is broken, so it is made anew: {error}")
         folders.remove(state.folder)
@@ -168,10 +171,6 @@ def booted(source: Image, made: Shape, *, say: Say = print) -> Frozen:
                 machine.freeze(work / "state", work / "state/ram")
             (work / "state").rename(target)
     return Frozen(target)
-
-
-#: Why a trial boot can fail that has nothing to do with KVM.
-SHORTAGE = r"(?i)no space left|cannot allocate|not done after"
 
 
 def accelerator(source: Image, *, say: Say = print) -> str:

@@ -69,10 +69,17 @@ class VagrantMachine(Machine):
         import vagrant
 
         module: Any = vagrant  # it has no types
-        used = folders.Lock(folders.cache() / "vagrant.used", shared=True, wait=True)
-        self.folder, lock = folders.claim(folders.run(), f"vagrant-{suite}")
+        with ExitStack() as undo:
+            used = folders.Lock(folders.cache() / "vagrant.used", shared=True, wait=True)
+            undo.enter_context(used)
+            self.folder, lock = folders.claim(folders.run(), f"vagrant-{suite}")
+            undo.enter_context(lock)
+            undo.callback(folders.discard, self.folder)
+            self._locks = [used, lock]
+            self._libvirt = Libvirt(self.folder, say=say)
+            undo.pop_all()
         self.name, self._log = self.folder.name, self.folder / "vagrant.log"
-        self._locks = [used, lock]
+        (self.folder / "machine.json").write_text('{"detached": false}\n')
         self._say = say
         environment = {
             "VAGRANT_HOME": str(folders.cache() / "vagrant/home"),
@@ -83,15 +90,7 @@ class VagrantMachine(Machine):
         self._vagrant = module.Vagrant(
             str(self.folder), out_cm=self._heard, err_cm=self._heard, env=os.environ | environment
         )
-        make = self._vagrant._make_vagrant_command
-        self._vagrant._make_vagrant_command = lambda words: [*self._limited, *make(words)]
-        try:
-            self._libvirt = Libvirt(self.folder, say=say)
-        except BaseException:
-            folders.remove(self.folder)
-            for held in self._locks:
-                held.release()
-            raise
+        self._command = self._vagrant._make_vagrant_command
 
     @classmethod
     def up(cls, suite: str, *, flavour: str = "plain", say: Say = print) -> Self:
@@ -118,7 +117,10 @@ class VagrantMachine(Machine):
             (machine.folder / "ssh_config").write_text(machine._call("ssh_config"))
             machine._become_root()
         except BaseException:
-            machine.close()
+            try:
+                machine.close()
+            except MachineError as error:  # what broke first matters more
+                say(f"machine: {error}")
             raise
         return machine
 
@@ -225,7 +227,8 @@ class VagrantMachine(Machine):
     def _call(self, method: str, *arguments: Any, limit: int = 1200, **named: Any) -> Any:
         """A command of Vagrant, within `limit` seconds; its last words when it fails."""
         bound = ["setpriv", "--pdeathsig", "KILL"]  # to the process that waits for it
-        self._limited = [*bound, "timeout", "--foreground", "-k", "10", str(limit), *bound]
+        limited = [*bound, "timeout", "--foreground", "-k", "10", str(limit), *bound]
+        self._vagrant._make_vagrant_command = lambda words: [*limited, *self._command(words)]
         try:
             return getattr(self._vagrant, method)(*arguments, **named)
         except subprocess.CalledProcessError as error:

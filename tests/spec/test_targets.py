@@ -1,5 +1,6 @@
 """How targets reach the place where commands run."""
 
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 
 from spec.targets import Here, Host, Ssh, TargetError
 from tests.conftest import needs_root
+
+NUMBER = 10**6 + os.getpid()  # of seconds: no other run's sleep has it
 
 
 def ends(command: str) -> bool:
@@ -46,9 +49,9 @@ def test_ssh_that_cannot_connect_is_no_verdict() -> None:
 
 
 def test_a_command_past_its_limit_is_ended_with_what_it_has_started() -> None:
-    done = Host().run("echo begun; sleep 4321 & wait", timeout=0.3)
+    done = Host().run(f"echo begun; sleep {NUMBER} & wait", timeout=0.3)
     assert (done.status, done.out) == (124, "begun\n")
-    assert ends("^sleep 4321")
+    assert ends(f"^sleep {NUMBER}")
 
 
 @needs_root
@@ -58,11 +61,11 @@ def test_the_sandbox_has_its_own_folders_and_ends_with_its_processes(tmp_path: P
         target.put(f"{tmp_path}/seen", "both\n")
         target.put("/run/own", "")
         target.put("/opt/own", "")
-        target.run("setsid sleep 4322 > /dev/null 2>&1 &")
+        target.run(f"setsid sleep {NUMBER} > /dev/null 2>&1 &")
         assert target.run("touch /own").status != 0
         assert target.run("ls /sys/class/net").out == "lo\n"
     finally:
         target.close()
     assert (tmp_path / "seen").read_text() == "both\n"
     assert not Path("/run/own").exists() and not Path("/opt/own").exists()
-    assert ends("^sleep 4322")
+    assert ends(f"^sleep {NUMBER}")
