@@ -32,7 +32,7 @@ endef
 .PHONY: help setup demo lint test spec mutants conformance man bench clean stage deb vm-setup vm-test vm-selftest bench-vm box
 
 help:
-	@echo "make demo | setup | lint | test | spec | mutants | conformance | man | bench | deb |"
+	@echo "make demo | setup | lint | test | spec | mutants | conformance | man | bench | deb | stage |"
 	echo "     vm-test | vm-selftest | bench-vm | box | clean"
 
 # The packages of Debian that are missing, then a virtual environment with the commands in .venv/bin.

@@ -109,6 +109,26 @@ def _conformance(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_run_options(add: argparse.ArgumentParser) -> None:
+    add.add_argument("--target", default="here", help="here (default), host, ssh://…, vm://…")
+    what = add.add_mutually_exclusive_group()
+    what.add_argument(
+        "--implementation",
+        metavar="DIR",
+        type=Path,
+        help="folder of the commands; for vm:// a tree to lay over the root, or a .deb",
+    )
+    what.add_argument("--deb", metavar="FILE", type=Path, help="package of the commands")
+    add.add_argument("--page", choices=PAGES, default="ours", help="whose promises are in force")
+    add.add_argument("--results", metavar="FILE", type=Path, help="where to write results.json")
+    add.add_argument("--expectations", metavar="FILE", type=Path, help="known failures")
+    add.add_argument("--allow-preconditions", action="store_true", help="see pytest --help")
+    add.add_argument("-k", dest="keyword", metavar="WORDS", help="only tests that match")
+    add.add_argument("-n", dest="number", metavar="N", help="as many tests at once")
+    add.add_argument("rest", nargs="*", metavar="-- ARGUMENT", help="more arguments for pytest")
+    add.set_defaults(call=_run)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m spec", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -133,18 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     add = commands.add_parser("run", help="run the tests; 0 only if all in force passed")
-    add.add_argument("--target", default="here", help="here (default), host, ssh://…, vm://…")
-    what = add.add_mutually_exclusive_group()
-    what.add_argument("--implementation", metavar="DIR", type=Path, help="folder of the commands")
-    what.add_argument("--deb", metavar="FILE", type=Path, help="package of the commands")
-    add.add_argument("--page", choices=PAGES, default="ours", help="whose promises are in force")
-    add.add_argument("--results", metavar="FILE", type=Path, help="where to write results.json")
-    add.add_argument("--expectations", metavar="FILE", type=Path, help="known failures")
-    add.add_argument("--allow-preconditions", action="store_true", help="see pytest --help")
-    add.add_argument("-k", dest="keyword", metavar="WORDS", help="only tests that match")
-    add.add_argument("-n", dest="number", metavar="N", help="as many tests at once")
-    add.add_argument("rest", nargs="*", metavar="-- ARGUMENT", help="more arguments for pytest")
-    add.set_defaults(call=_run)
+    _add_run_options(add)
 
     add = commands.add_parser("report", help="show results: summary, HTML, JUnit XML, TAP")
     add.add_argument("results", nargs="+", type=Path, metavar="RESULTS")

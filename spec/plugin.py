@@ -82,8 +82,8 @@ def describe(
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of the spec."""
     group = parser.getgroup("spec", "the executable spec of overlay-boot(8)")
-    group.addoption("--target", default="here", help="where the subhosts run: here, host, ssh://…")
-    group.addoption("--implementation", metavar="DIR", help="folder of the commands to test")
+    group.addoption("--target", default="here", help="here, host, ssh://MACHINE, vm://SUITE")
+    group.addoption("--implementation", metavar="DIR", help="see python -m spec run --help")
     group.addoption("--deb", metavar="FILE", help="Debian package of the commands to test")
     group.addoption("--page", choices=PAGES, default="ours", help="whose promises are in force")
     group.addoption("--results", metavar="FILE", type=Path, help="where to write results.json")
