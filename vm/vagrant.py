@@ -16,8 +16,10 @@ import shutil
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -81,6 +83,7 @@ class VagrantMachine(Machine):
         self.name, self._log = self.folder.name, self.folder / "vagrant.log"
         (self.folder / "machine.json").write_text('{"detached": false}\n')
         self._say = say
+        self._errors: deque[str] = deque(maxlen=12)
         environment = {
             "VAGRANT_HOME": str(folders.cache() / "vagrant/home"),
             "VAGRANT_DEFAULT_PROVIDER": "libvirt",
@@ -88,7 +91,10 @@ class VagrantMachine(Machine):
             "VAGRANT_CWD": str(self.folder),
         }
         self._vagrant = module.Vagrant(
-            str(self.folder), out_cm=self._heard, err_cm=self._heard, env=os.environ | environment
+            str(self.folder),
+            out_cm=self._heard,
+            err_cm=partial(self._heard, errors=True),
+            env=os.environ | environment,
         )
         self._command = self._vagrant._make_vagrant_command
 
@@ -229,16 +235,16 @@ class VagrantMachine(Machine):
         bound = ["setpriv", "--pdeathsig", "KILL"]  # to the process that waits for it
         limited = [*bound, "timeout", "--foreground", "-k", "10", str(limit), *bound]
         self._vagrant._make_vagrant_command = lambda words: [*limited, *self._command(words)]
+        self._errors.clear()
         try:
             return getattr(self._vagrant, method)(*arguments, **named)
         except subprocess.CalledProcessError as error:
             why = f"was not done after {limit} s" if error.returncode == 124 else "failed"
-            said = [line for line in self.console().splitlines() if not line.startswith("\tfrom")]
-            last = "\n  ".join(said[-12:])
+            last = "\n  ".join(self._errors or self.console().splitlines()[-12:])
             raise MachineError(f"{self.name}: vagrant {method} {why}:\n  {last}") from error
 
     @contextmanager
-    def _heard(self) -> Iterator[int]:
+    def _heard(self, errors: bool = False) -> Iterator[int]:
         """Where Vagrant writes to: its words go to the log, and the steps among them to `say`."""
         reading, writing = os.pipe()
 
@@ -246,6 +252,8 @@ class VagrantMachine(Machine):
             with open(reading, errors="replace") as words, self._log.open("a") as log:
                 for line in words:
                     log.write(line)
+                    if errors and not line.startswith("\tfrom"):
+                        self._errors.append(line.rstrip())
                     if step := re.fullmatch(r"==> [^:]+: (\w.*)\.\.\.\n", line):
                         self._say(f"machine: {step[1]}")
 

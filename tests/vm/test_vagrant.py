@@ -107,6 +107,19 @@ def test_run(machine: Machine) -> None:
 
 @here
 @pytest.mark.vm
+def test_libvirt_asks_qemu_once(machine: Machine) -> None:
+    """What QEMU can do is kept, also where its user may not use /dev/kvm: asking takes half a minute."""
+    kept = lambda: {
+        path: path.stat().st_mtime_ns
+        for path in Path("/var/cache/libvirt/qemu/capabilities").iterdir()
+    }
+    before = kept()
+    assert before and virsh("domcapabilities").returncode == 0
+    assert kept() == before
+
+
+@here
+@pytest.mark.vm
 def test_time_limit(machine: Machine) -> None:
     begin = time.monotonic()
     with pytest.raises(CommandTimeout) as caught:
@@ -176,9 +189,12 @@ def test_reboot(machine: Machine) -> None:
 
 @here
 @pytest.mark.vm
-def test_a_limit_on_vagrant_itself(machine: VagrantMachine) -> None:
+def test_what_vagrant_cannot_do(machine: VagrantMachine) -> None:
+    """Within a limit, and in its own words."""
     with pytest.raises(MachineError, match="vagrant ssh_config was not done after 1 s"):
         machine._call("ssh_config", limit=1)
+    with pytest.raises(MachineError, match="vagrant snapshot_restore failed:\n  .*`none`"):
+        machine._call("snapshot_restore", "none")
     machine.succeed("true")
 
 
