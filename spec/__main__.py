@@ -11,6 +11,7 @@ from pathlib import Path
 
 from spec import results
 from spec.clauses import FOLDER, PAGES, PageError, clauses, in_force
+from spec.expectations import known
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -89,6 +90,21 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _judge(options: argparse.Namespace) -> int:
+    from spec.report import summary
+
+    status = 0
+    for path in options.results:
+        run = results.load(path)
+        run = results.judge_anew(run, known(run["implementation"], options.expectations))
+        results.save(run, path)
+        bad = results.trouble(run, allow_preconditions=options.allow_preconditions)
+        passes = [f"unexpected pass: {name}" for name in results.surprises(run)]
+        print("\n".join([*summary(run), *bad, *passes]))
+        status |= bool(bad)
+    return status
+
+
 def _compare(options: argparse.Namespace) -> int:
     from spec.report import compare
 
@@ -109,6 +125,11 @@ def _conformance(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_verdict_options(add: argparse.ArgumentParser) -> None:
+    add.add_argument("--expectations", metavar="FILE", type=Path, help="known failures")
+    add.add_argument("--allow-preconditions", action="store_true", help="see pytest --help")
+
+
 def _add_run_options(add: argparse.ArgumentParser) -> None:
     add.add_argument("--target", default="here", help="here (default), host, ssh://…, vm://…")
     what = add.add_mutually_exclusive_group()
@@ -121,8 +142,7 @@ def _add_run_options(add: argparse.ArgumentParser) -> None:
     what.add_argument("--deb", metavar="FILE", type=Path, help="package of the commands")
     add.add_argument("--page", choices=PAGES, default="ours", help="whose promises are in force")
     add.add_argument("--results", metavar="FILE", type=Path, help="where to write results.json")
-    add.add_argument("--expectations", metavar="FILE", type=Path, help="known failures")
-    add.add_argument("--allow-preconditions", action="store_true", help="see pytest --help")
+    _add_verdict_options(add)
     add.add_argument("-k", dest="keyword", metavar="WORDS", help="only tests that match")
     add.add_argument("-n", dest="number", metavar="N", help="as many tests at once")
     add.add_argument("rest", nargs="*", metavar="-- ARGUMENT", help="more arguments for pytest")
@@ -160,6 +180,11 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("html", "junit", "tap"):
         add.add_argument(f"--{name}", type=Path, metavar="FILE")
     add.set_defaults(call=_report)
+
+    add = commands.add_parser("judge", help="judge results anew, by the known failures of now")
+    add.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
+    _add_verdict_options(add)
+    add.set_defaults(call=_judge)
 
     add = commands.add_parser("compare", help="clauses whose verdict differs; 1 if any does")
     add.add_argument("before", type=Path, metavar="A")

@@ -20,7 +20,7 @@ import pytest
 from spec import expectations
 from spec.clauses import FOLDER, PAGES, PageError, clauses
 from spec.recorder import About, Recorder
-from spec.results import Evidence, Outcome, clean
+from spec.results import Evidence, Outcome, clean, excuse
 
 PRECONDITION = "precondition: "
 # A promise that was not kept, also where what was seen cannot be taken apart as what was promised.
@@ -201,10 +201,6 @@ def pytest_runtest_makereport(
     error = call.excinfo.value if call.excinfo else None
     verdict = _verdict(report, error)
     name = item.nodeid.removeprefix(f"{FOLDER.name}/")
-    expected = None
-    if verdict in ("fail", "pass"):
-        failure = report.longreprtext if verdict == "fail" else None
-        expected = item.config.stash[_EXPECTED].reason(name, ids_of(item), failure)
     found: Outcome = {
         "id": name,
         "promise": promise_of(item),
@@ -214,8 +210,9 @@ def pytest_runtest_makereport(
         "reason": _line(str(error).removeprefix(PRECONDITION) or repr(error)) if error else None,
         "details": clean(report.longreprtext) if report.failed else None,
         "evidence": _gather(item, verdict in ("fail", "error")),
-        "expected": expected,
+        "expected": None,
     }
+    found["expected"] = expected = excuse(found, item.config.stash[_EXPECTED])
     report.spec = found  # type: ignore[attr-defined]  # xdist carries it to the controller
     if report.failed:
         for clause in (clauses()[name] for name in ids_of(item)):

@@ -112,6 +112,28 @@ def test_a_known_failure_is_none_and_its_pass_is_news() -> None:
     assert results.count(found["clauses"])["expected"] == 1
 
 
+def test_results_are_judged_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what was learnt of their failures since the run, and without it again."""
+    file, expected, none = tmp_path / "r.json", tmp_path / "toy.toml", tmp_path / "none.toml"
+    tests = [test for test in everything() if test["clauses"] != ["stop"]]
+    failed = outcome("fail", "stop", reason="it runs on") | {"details": "E it runs on"}
+    results.save(results_of(*tests, failed), file)
+    entry = '[[expect]]\nclause = "{}"\nmatch = "runs on"\nreason = "slow"\n'
+    expected.write_text(entry.format("stop") + entry.format("upper"))
+    none.write_text("expect = []\n")
+    for known, status, line in (
+        (expected, 0, "unexpected pass: upper"),
+        (none, 1, "fail stop: it runs on"),
+    ):
+        words = ["spec", "judge", str(file), "--expectations", str(known)]
+        monkeypatch.setattr("sys.argv", words)
+        assert main() == status
+        assert capsys.readouterr().out.splitlines()[-1] == line
+        assert results.count(results.load(file)["clauses"]).get("expected", 0) == 1 - status
+
+
 def test_a_clause_not_in_force_does_not_count() -> None:
     found = results_of(*everything("1.2"), outcome("fail", "boot-race"), page="1.2")
     assert results.trouble(found) == []
