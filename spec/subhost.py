@@ -159,7 +159,7 @@ class Subhost:
 end=$(($(date +%s%N) / 1000000 + {limit}))
 until {{ {condition}; }} 2>/dev/null; do
     [ $(($(date +%s%N) / 1000000)) -lt $end ] || exit 9
-    sleep 0.02
+    sleep {0.02 * self.target.patience**2:g}
 done"""
         return self.target.run(loop, timeout=seconds + 30).status == 0
 
