@@ -39,19 +39,22 @@ def conformance(runs: list[Results]) -> str:
         numbers |= {"unpromised": unused} if unused else {}
         cells = [str(numbers.get(column, "")) for column in columns]
         lines.append(_row(name, label(run), place(run), run["page"], run["started"][:10], *cells))
-    heading = notes = ""
+    heading = ""
+    notes: list[str] = []
     for clause in clauses().values():
         if heading != (heading := f"{clause.page}: {clause.section}"):
             lines += ["", f"## {heading}", "", _row("clause", "promise", *names)]
             lines.append("|---" * (2 + len(names)) + "|")
         cells = []
+        same: dict[str, list[str]] = {}
         for name, run, judged in zip(names, runs, (run[clause.id] for run in found), strict=True):
             verdict = shown(judged)
             cells.append(SHOWN[verdict] if verdict == "pass" else f"{SHOWN[verdict]} {verdict}")
             if verdict not in ("pass", "unpromised"):
                 why = judged["expected"] or "; ".join(reasons(run, judged)) or clause.untested
-                notes += f"- `{clause.id}` {name}, {verdict}: {_cell(why or 'no test ran')}\n"
+                same.setdefault(f"{verdict}: {_cell(why or 'no test ran')}", []).append(name)
+        notes += [f"- `{clause.id}` {', '.join(at)}, {why}" for why, at in same.items()]
         lines.append(_row(f"`{clause.id}`", clause.sentence, *cells))
     if notes:
-        lines += ["", "## What did not pass, and why", "", notes.rstrip()]
+        lines += ["", "## What did not pass, and why", "", *notes]
     return "\n".join(lines) + "\n"
