@@ -31,6 +31,11 @@ def run(*command: str | Path, stdin: str = "", **more) -> subprocess.CompletedPr
     )
 
 
+def tree(folder: Path) -> list[str]:
+    """Every path below a folder."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
 class Subhost:
     """A subhost of one test: a folder with a configuration, and the commands on it."""
 

@@ -12,7 +12,7 @@ import pytest
 
 from overlay_boot.tree import REAPER
 
-from .conftest import BIN, Subhost, run
+from .conftest import BIN, Subhost, run, tree
 
 
 def left_of(subhost: Subhost) -> list[str]:
@@ -23,11 +23,6 @@ def left_of(subhost: Subhost) -> list[str]:
         names = os.listdir(folder) if os.path.isdir(folder) else []
         found += [f"{folder}/{name}" for name in names if name.startswith(subhost.name)]
     return found
-
-
-def tree(folder: Path) -> list[str]:
-    """Every path below a folder."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 def wait_until(condition, seconds: float = 10) -> None:
@@ -233,68 +228,6 @@ def test_services_start_in_order_and_stop_in_reverse(subhost: Subhost) -> None:
     assert "start of /missing failed: exit status 127" in subhost.log.read_text()
 
 
-def test_links_in_the_subhosts_tree_do_not_lead_onto_the_host(
-    subhost: Subhost, tmp_path: Path
-) -> None:
-    """Neither for SHARE, nor for what the default hooks make."""
-    victim = tmp_path / "victim"
-    victim.mkdir()
-    root = subhost.folder / "root"
-    for name in ("dev", "etc", "sys", "run", "shared"):
-        (root / name).symlink_to(victim)
-    subhost.boot("LOWER=root\nSHARE=/bin:/shared/deep\nSTART=none") if False else None
-    (root / str(victim).lstrip("/")).mkdir(parents=True)
-    subhost.boot("SHARE=/etc/network:/shared/deep")
-    assert tree(victim) == []
-    assert subhost.stop().returncode == 0
-    assert tree(victim) == []
-
-
-def test_share_brings_submounts_and_makes_mount_points(subhost: Subhost, tmp_path: Path) -> None:
-    outside = tmp_path / "out side:x"
-    (outside / "sub").mkdir(parents=True)
-    (outside / "file").write_text("shared\n")
-    subprocess.run(["mount", "-t", "tmpfs", "none", outside / "sub"], check=True)
-    try:
-        (outside / "sub/deep").write_text("deep\n")
-        subhost.boot(f"SHARE={outside}:/a/b\nSHARE={outside}/file:/c/one file")
-        assert subhost.inside(
-            "cat /a/b/file /a/b/sub/deep '/c/one file'; echo new > /a/b/new"
-        ) == ("shared\ndeep\nshared\n")
-        assert (outside / "new").read_text() == "new\n"
-        assert subhost.stop().returncode == 0
-    finally:
-        subprocess.run(["umount", outside / "sub"], check=True)
-
-
-def test_odd_characters_in_paths_reach_the_kernel_whole(subhost: Subhost) -> None:
-    for part in ("up,per:1\\ $x", "wo,rk:2\\ '", "li ve,:\\", "lo,wer:\\:z"):
-        (subhost.folder / part).mkdir()
-    lower = subhost.folder / "lo,wer:\\:z"
-    os.rmdir(lower)
-    subprocess.run(
-        ["cp", "-a", subhost.defaults.split("LOWER=")[1].split("\n")[0], lower], check=True
-    )
-    subhost.boot("UPPER=up,per:1\\ $x\nWORK=wo,rk:2\\ '\nLIVE=li ve,:\\\nLOWER=lo,wer:\\:z")
-    subhost.inside("echo mine > /mine")
-    assert (subhost.folder / "up,per:1\\ $x/mine").read_text() == "mine\n"
-
-
-def test_the_reaper_is_not_written_again_and_is_shared(subhost: Subhost) -> None:
-    subhost.boot()
-    installed = subhost.folder / "root/.reaper"
-    first = installed.stat()
-    inode = subhost.inside("stat -c %i /.reaper").strip()
-
-    assert inode == str(os.stat(REAPER).st_ino)
-    assert subhost.stop().returncode == 0
-    subhost.boot()
-    assert (
-        installed.stat().st_mtime_ns == first.st_mtime_ns
-        and installed.stat().st_ino == first.st_ino
-    )
-
-
 def test_zombies_and_orphans_are_reaped(subhost: Subhost) -> None:
     subhost.boot()
     subhost.inside("(sleep 0.01 &) ; (sleep 0.02 &)")
@@ -357,57 +290,3 @@ def test_a_keeper_that_cannot_start_leaves_nothing(subhost: Subhost) -> None:
     assert done.returncode == 1 and "cannot start the keeper" in done.stderr
     assert tree(subhost.folder / "root") == []
     wait_until(lambda: not left_of(subhost))
-
-
-def test_a_folder_is_shared_with_a_running_subhost(subhost: Subhost, tmp_path: Path) -> None:
-    subhost.boot()
-    shared = tmp_path / "shared:folder"
-    shared.mkdir()
-    done = run("overlay-share", shared.name, subhost.name, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    subhost.inside(f"echo inside > '{shared}/file'")
-    assert (shared / "file").read_text() == "inside\n"
-    assert subhost.stop().returncode == 0
-    assert tree(shared) == ["file"]
-    assert run("overlay-share", shared, subhost.name).returncode == 3
-    assert run("overlay-share", shared / "file", "x").returncode in (2, 3)
-
-
-@pytest.mark.parametrize("partition", ["", "2"])
-def test_a_disk_image_gives_upper_and_work(subhost: Subhost, partition: str) -> None:
-    content = subhost.folder / "content"
-    for part in ("deep/upper", "work"):
-        (content / part).mkdir(parents=True)
-    (subhost.folder / "mnt").mkdir()
-    filesystem = subhost.folder / "fs"
-    make = ["mke2fs", "-q", "-t", "ext4", "-d", content, filesystem, "8M"]
-    subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
-    image = subhost.folder / "disk.img"
-    if partition:
-        image.write_bytes(bytes(12 << 20))
-        table = "label: dos\nstart=2048,size=2048\nstart=4096,size=16384\n"
-        subprocess.run(
-            ["sfdisk", "-q", image], input=table, text=True, check=True, stdout=subprocess.DEVNULL
-        )
-        with image.open("r+b") as disk:
-            disk.seek(4096 * 512)
-            disk.write(filesystem.read_bytes())
-    else:
-        filesystem.rename(image)
-    try:
-        subhost.boot(
-            f"UPPER=!overlay-diskfile mnt/deep/upper disk.img {partition}\nWORK=mnt/work\n"
-        )
-        subhost.inside("echo on the disk > /file")
-        assert (subhost.folder / "mnt/deep/upper/file").read_text() == "on the disk\n"
-        assert subhost.stop().returncode == 0
-        subhost.boot(subhost.conf.read_text())  # mounted already
-    finally:
-        subhost.stop()
-        subprocess.run(["umount", subhost.folder / "mnt"], check=True)
-    missing = run(
-        "overlay-diskfile", "mnt/", "disk.img", "9", cwd=subhost.folder,
-        env={**os.environ, "ACTION": "overlay-boot"},
-    )  # fmt: skip
-    assert missing.returncode == 1 and missing.stderr.count("\n") == 1
-    assert run("overlay-diskfile", "mnt/", "disk.img").stdout == "mnt/\n"
