@@ -43,7 +43,7 @@ from overlay_boot.linux import (
     unshare,
 )
 from overlay_boot.log import Log
-from overlay_boot.records import FOLDER, NETNS, Record, name_of, read_link
+from overlay_boot.records import FOLDER, NETNS, Record, is_ending, name_of, read_link
 from overlay_boot.root import Root
 from overlay_boot.running import claim, hold
 from overlay_boot.steps import Step, roll_back, run
@@ -243,6 +243,7 @@ class Boot:
         process = self.record.open_process()
         if process is not None:
             kill_process(process, SIGKILL)
+            Waiter().ended(process)
         if self.keeper:
             os.waitpid(self.keeper, 0)
         if read_link(self.record.netns) == f"/proc/{self.builder}/ns/net":
@@ -381,9 +382,10 @@ class Boot:
             self.waiter.wait(result_read)
             if failure := os.read(result_read, 65536):
                 raise OverlayBootError(os.fsdecode(failure).rstrip())
-            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if ended and ended.si_code != os.CLD_EXITED:
-                raise OverlayBootError(f"pid 1 was killed at once, by signal {ended.si_status}")
+            if is_ending(pid):  # it may have been killed before it ran anything
+                ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+                if ended and ended.si_code != os.CLD_EXITED:
+                    raise OverlayBootError(f"pid 1 was killed by signal {ended.si_status}")
         except BaseException:
             os.kill(pid, SIGKILL)
             os.waitpid(pid, 0)

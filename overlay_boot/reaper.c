@@ -13,6 +13,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
@@ -531,6 +532,26 @@ static void delete_cables(int netns)
     }
 }
 
+/* With the cgroups in it; processes that have just ended keep one for a moment. */
+static void remove_cgroup(const char *path)
+{
+    char below[PATH_MAX];
+    DIR *folder = opendir(path);
+    struct dirent *each;
+    int tries = 200;
+
+    while (folder && (each = readdir(folder)))
+        if (each->d_type == DT_DIR && *each->d_name != '.') {
+            strcpy(below, path);
+            strncat(strcat(below, "/"), each->d_name, sizeof below - strlen(path) - 2);
+            remove_cgroup(below);
+        }
+    if (folder)
+        closedir(folder);
+    while (rmdir(path) && errno == EBUSY && tries--)
+        sleep_ms(5);
+}
+
 /* Its arguments: the builder's pid, the record, the name of the network namespace, the cgroup or "",
  * and the ifdown command, if any.  Descriptor 3 is the record, with its lock: that is let go last,
  * with this process.  A name is removed only where it still leads to what this boot made. */
@@ -567,7 +588,7 @@ static int keep(char **argument)
     if (leads_to(netns, pid) || leads_to(netns, builder))
         unlink(netns);
     if (*cgroup)
-        rmdir(cgroup);
+        remove_cgroup(cgroup);
     if (same_file(3, record))
         unlink(record);
     return 0;

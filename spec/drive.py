@@ -12,6 +12,8 @@ it had to be killed, and "failed", the step that was not fulfilled in time. The 
     ["end", seconds]        wait for the end
 """
 
+# mypy: ignore-errors
+
 import fcntl
 import json
 import os

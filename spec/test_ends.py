@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spec.clauses import clause
-from spec.subhost import PID1, Subhost
+from spec.subhost import PID1, TINY, Subhost
 
 SCRIPT = """#!/bin/sh
 echo "$(basename $0) $1" >> /told
@@ -254,3 +254,74 @@ def test_a_boot_that_fails_is_not_waited_for(subhost: Subhost) -> None:
     )
     start, status, end = done.out.split()
     assert status == "3" and (int(end) - int(start)) / 1e9 < 2 + 3 * subhost.target.patience, done
+
+
+@clause("stop-leftovers-own")
+def test_a_name_that_is_somebody_elses_by_now(subhost: Subhost) -> None:
+    """After a crash the administrator makes a bridge with the cable's name: it stays."""
+    subhost.boot("CABLES= =")
+    name = f"{subhost.name}0"
+    subhost.crash()
+    try:
+        subhost.prepare(
+            f"for i in $(seq 100); do [ -e /sys/class/net/{name} ] || break; sleep 0.1; done; "
+            f"ip link add {name} type bridge"
+        )
+        assert subhost.run(f"overlay-stop {subhost.name}").status == 3
+        assert subhost.target.run(f"ip -d link show {name} | grep -w bridge").out
+        assert not subhost.host.file(f"/run/overlay-boot/{subhost.name}").exists
+    finally:
+        subhost.run(f"ip link delete {name}")
+
+
+@clause("end-own")
+def test_a_keeper_leaves_its_successors_alone(subhost: Subhost) -> None:
+    """A subhost whose record and name were removed by hand ends after another one has its NAME."""
+    name = subhost.name
+    subhost.boot()
+    first = subhost.pid1()
+    subhost.run(f"rm /run/overlay-boot/{name} /run/netns/{name}")
+    subhost.run(f"cd {subhost.folder} && mkdir other && cd other && mkdir root work live")
+    conf = subhost.put(
+        f"other/{name}.conf", f"BASE= .\nLOWER= {TINY}\nSTART= none\nLOG= {subhost.log}\n", 0o644
+    )
+    done = subhost.run(f"overlay-boot {conf} < /dev/null")
+    assert done.status == 0, done
+    second = subhost.pid1()
+    assert first not in (0, second)
+    subhost.run(f"kill -9 {first}")
+    assert subhost.wait(f"[ ! -e /proc/{first} ]")
+    assert not subhost.wait(f"[ ! -e /run/overlay-boot/{name} ] || [ ! -e /run/netns/{name} ]", 1)
+    assert subhost.pid1() == second
+    assert subhost.run(f"overlay-stop {name}").status == 0
+
+
+@clause("interrupted-status", "interrupted")
+def test_signals_at_any_moment(subhost: Subhost) -> None:
+    """Some dozen boots, each sent a signal some milliseconds later than the last: either it runs
+    and the status is 0, or the status is the signal's and nothing is left."""
+    subhost.write("CABLES= =")
+    before = subhost.target.run(f"find {subhost.folder}/root {subhost.folder}/work").out
+    for number in range(24):
+        signal, status = (("INT", 130), ("TERM", 143), ("HUP", 129))[number % 3]
+        delay = 0.012 * number * subhost.target.patience
+        done = subhost.run(
+            f"""(exec env --default-signal overlay-boot {subhost.conf}) < /dev/null > /dev/null 2>&1 &
+            sleep {delay:.3f}; kill -{signal} $!; wait $!; echo $?"""
+        )
+        said = int(done.out)
+        begun = not subhost.target.run(f"rm {subhost.log}").status
+        if said and not begun:
+            assert subhost.gone(0), done  # that was the interpreter's own start, not the boot's
+        elif said == 0:
+            assert subhost.pid1(), done
+            assert subhost.run(f"overlay-stop {subhost.name}").status == 0
+            subhost.prepare(f"rm -rf {subhost.folder}/root/* {subhost.folder}/root/.reaper")
+            subhost.prepare(f"rm -rf {subhost.folder}/work/*")
+        else:
+            assert said == status, done
+            assert subhost.gone(0), done
+            assert (
+                subhost.target.run(f"find {subhost.folder}/root {subhost.folder}/work").out
+                == before
+            )
