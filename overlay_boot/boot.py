@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from overlay_boot.subhost import Subhost
 
 GO = b"g"
+IFDOWN = 90  # seconds
 
 
 def boot(conf: ConfigFile, waiter: Waiter) -> Boot:
@@ -287,7 +288,8 @@ class Boot:
             self.up = duplicate_above(self.up, 10)
             os.dup2(self.record.fd, 3)
             os.set_inheritable(3, True)
-            arguments = ["--keep", str(builder), self.record.path, self.record.netns, self.cgroup]
+            arguments = ["--keep", str(builder), self.record.path, self.record.netns]
+            arguments += [self.cgroup, str(IFDOWN)]
             default_signals()
             os.execve(REAPER, ["overlay-boot", *arguments, *self._ifdown()], {"PATH": PATH})
         except BaseException as error:  # noqa: BLE001  a forked child returns to nobody

@@ -553,13 +553,13 @@ static void remove_cgroup(const char *path)
 }
 
 /* Its arguments: the builder's pid, the record, the name of the network namespace, the cgroup or "",
- * and the ifdown command, if any.  Descriptor 3 is the record, with its lock: that is let go last,
+ * the seconds for the ifdown command, and that, if there is any.  Descriptor 3 is the record, with its lock: that is let go last,
  * with this process.  A name is removed only where it still leads to what this boot made. */
 static int keep(char **argument)
 {
     pid_t builder = number(argument[0]), pid = 0, child;
     const char *record = argument[1], *netns = argument[2], *cgroup = argument[3];
-    char **ifdown = argument + 4, text[32] = "", path[40];
+    char **ifdown = argument + 5, text[32] = "", path[40];
     int pinned;
 
     prctl(PR_SET_NAME, "overlay-keeper");
@@ -575,8 +575,8 @@ static int keep(char **argument)
             execv(*ifdown, ifdown);
             return complain(*ifdown), 127;
         }
-        if (child > 0 && await_or_kill(child, 90))
-            say(2, "overlay-boot: ", *ifdown, " did not end within 90 s and was killed");
+        if (child > 0 && await_or_kill(child, number(argument[4])))
+            say(2, "overlay-boot: ", *ifdown, " did not end in time and was killed");
     }
     if (pinned >= 0) {
         child = fork();
@@ -598,7 +598,7 @@ int main(int argc, char **argv)
 {
     const char *role = argc > 1 ? argv[1] : "";
 
-    if (!strcmp(role, "--keep") && argc >= 6)
+    if (!strcmp(role, "--keep") && argc >= 7)
         return keep(argv + 2);
     if (!strcmp(role, "--run") && argc == 3)
         return run(argv[2]);

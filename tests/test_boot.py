@@ -143,3 +143,28 @@ def test_a_record_without_room_is_a_failure(subhost: Subhost) -> None:
     assert done.returncode == 1 and "/run/overlay-boot" in done.stderr, done
     assert "No space left on device" in done.stderr
     wait_until(lambda: not left_of(subhost))
+
+
+def test_ifup_and_ifdown_that_hang_end_at_a_limit(subhost: Subhost) -> None:
+    """With what they have started, and a word in the log; the limits are shortened here."""
+    hangs = subhost.folder / "hangs"
+    hangs.write_text("#!/bin/sh\nsleep 7777 | sleep 7777\n")
+    hangs.chmod(0o755)
+    subhost.write("CABLES= =")
+    fault = "net.IFUP = 1\nboot.IFDOWN = 1"
+    code = f"from overlay_boot import boot, cli, net\n{fault}\nimport sys\n"
+    code += f"sys.argv = ['{BIN}/overlay-boot', '{subhost.conf}']\ncli.main('overlay-boot')\n"
+    (subhost.folder / "boot.py").write_text(code)
+    script = (
+        f"mount --make-rprivate / && for end in up down; do "
+        f"mount --bind {hangs} $(command -v if$end); done && "
+        f"{sys.executable} {subhost.folder}/boot.py && {BIN}/overlay-stop {subhost.name}"
+    )
+    started = time.monotonic()
+    done = run("unshare", "-m", "sh", "-c", script)
+    assert done.returncode == 0 and time.monotonic() - started < 20, done
+    log = subhost.log.read_text()
+    assert "ifup failed, so the interface is only set up: it did not end within 1 s" in log
+    assert "ifdown did not end in time and was killed" in log
+    assert subprocess.run(["pgrep", "-f", "sleep 7777"], check=False).returncode == 1
+    wait_until(lambda: not left_of(subhost))
