@@ -33,7 +33,7 @@ SCENES = [
     Scene("plain", "UPPER= {0}/root\nLOWER= {0}/root\nLIVE= {0}/root", fill="root"),
     Scene("cables", "CABLES= = =", ends=("stop", "end")),
     Scene("bridge", "CABLES= br0=stable br0="),
-    Scene("share", "SHARE= /srv/made/here\nSHARE= /srv:/new/place\nSHARE= {0}/one:/one"),
+    Scene("share", "SHARE= /srv\nSHARE= /srv:/new/place\nSHARE= {0}/one:/one"),
     Scene(
         "hooks",
         "PREMOUNT= ./premount\nPOSTMOUNT= ./postmount\nINIT= ./init",

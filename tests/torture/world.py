@@ -13,7 +13,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def processes(but: set[int]) -> list[str]:
-    """All processes but those, and but what this one has started."""
+    """All processes but those and this one."""
     found = []
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
         try:
@@ -72,7 +72,8 @@ def look(but: set[int], ignored: tuple[str, ...], name: str) -> list[str]:
     found += _links()
     for folder in ("/run", "/tmp", "/opt", "/srv"):
         found += _files(folder, ignored)
-    found += [f"cgroup {path}" for path in CGROUPS.glob(f"**/overlay-{name}*") if path.is_dir()]
+    for place, folders, _ in os.walk(CGROUPS):  # passes over what goes away meanwhile
+        found += [f"cgroup {place}/{each}" for each in folders if each == f"overlay-{name}"]
     return sorted(found)
 
 
