@@ -19,8 +19,8 @@ class Scene:
 
 SERVICE = """#!/bin/sh
 case $1 in
-start) echo started >> /var.{0}; sleep 1000 & ;;
-stop) rm -f /var.{0}; killall sleep 2>/dev/null; : ;;
+start) sleep 1000 & ;;
+stop) killall sleep 2>/dev/null; : ;;
 esac
 """
 HOOK = """#!/bin/sh
@@ -43,7 +43,7 @@ SCENES = [
         "start",
         "START= /srv/one /srv/two",
         options=("--wait",),
-        files={f"root/srv/{name}": SERVICE.format(name) for name in ("one", "two")},
+        files={f"root/srv/{name}": SERVICE for name in ("one", "two")},
     ),
 ]
-"""By what the issue of each is: the kinds of root, the network, and commands of one's own."""
+"""The kinds of root, the network, and commands of one's own."""

@@ -227,6 +227,8 @@ class Worker:
             trial.faults.append(f"{command}: status {done.status}: {done.err}")
         elif done.status and len(lines) != 1:
             trial.faults.append(f"{command}: status {done.status} with {len(lines)} lines")
+        elif any(not line.startswith(f"{command}: ") for line in lines) and done.status != 2:
+            trial.faults.append(f"{command}: another's message: {done.err}")
         if done.seconds > SLOW:
             trial.remarks.append(f"{command} took {done.seconds:.0f} s")
 
@@ -235,7 +237,7 @@ class Worker:
         references = self.references[scene.name]
         done = run(self.stop(), self.folder)
         trial.commands.append(f"stop: {done}")
-        self.judge(done, "the next overlay-stop", trial)
+        self.judge(done, "overlay-stop", trial)
         if left := self.left():
             trial.faults.append(f"the next overlay-stop left {left}")
         if (now := self.tree()) not in references:
