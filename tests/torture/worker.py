@@ -209,9 +209,7 @@ class Worker:
         if done.status == 0 and world.first_process():
             trial.faults.append("overlay-stop: status 0, but it runs")
         if done.status == 0 and (left := self.left(0)):
-            # A keeper that has ended may be waiting for its parent still.
-            if " Z" not in left or ";" in left or self.left():
-                trial.faults.append(f"overlay-stop: status 0, but it left {left}")
+            trial.faults.append(f"overlay-stop: status 0, but it left {left}")
 
     def allowed(self, scene: Scene, done: Done) -> bool:
         """Whether a boot may say that it failed although the subhost runs: --wait, and services."""

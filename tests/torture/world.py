@@ -22,7 +22,8 @@ def processes(but: set[int]) -> list[str]:
         except OSError:
             continue
         state = text.rpartition(")")[2].split()[0]
-        if pid in but or pid == os.getpid():
+        # One that has ended waits for its parent: that is listed, or the sandbox' own.
+        if pid in but or pid == os.getpid() or state == "Z":
             continue
         name = text.partition("(")[2].rpartition(")")[0]
         found.append(f"process {name} {state} {command[:60]}".strip())
