@@ -29,10 +29,10 @@ if [ -n "$$missing" ]; then
 fi
 endef
 
-.PHONY: help setup demo lint test spec mutants conformance man bench clean stage deb vm-setup vm-test vm-selftest bench-vm box
+.PHONY: help setup demo lint test spec mutants torture conformance man bench clean stage deb vm-setup vm-test vm-selftest bench-vm box
 
 help:
-	@echo "make demo | setup | lint | test | spec | mutants | conformance | man | bench | deb | stage |"
+	@echo "make demo | setup | lint | test | spec | mutants | torture | conformance | man | bench | deb | stage |"
 	echo "     vm-test | vm-selftest | bench-vm | box | clean"
 
 # The packages of Debian that are missing, then a virtual environment with the commands in .venv/bin.
@@ -91,6 +91,11 @@ spec: setup
 # Has the spec teeth? Deliberate faults in copies of the implementation; ARGS="-k share" for some.
 mutants: vm-setup
 	@$(SUDO) $(BIN)/python -m tests.mutants $(ARGS)
+
+# A boot, an end and a stop, killed or failing at each system call in turn: docs/reliability.md.
+# ARGS="--points 0" for all of them, ARGS="--case ..." for one as it is printed.
+torture: setup
+	@$(SUDO) $(BIN)/python -m tests.torture $(or $(ARGS),--page docs/reliability.md)
 
 # docs/conformance.md anew, of the results that are in build/spec.
 conformance: setup
