@@ -133,7 +133,10 @@ class Boot:
             steps.append(
                 Step(f"make the cgroup {self.cgroup}", self._make_cgroup, self._remove_cgroup)
             )
-        steps.append(Step("start the keeper and the builder", self._launch, self._give_up))
+        steps += [
+            Step("start the keeper and the builder", self._launch, self._give_up),
+            Step("wait for the builder's namespaces", self._meet_builder),
+        ]
         return steps + (self.cables.steps() if self.cables else [])
 
     def _open_log(self) -> None:
@@ -164,6 +167,8 @@ class Boot:
             self._as_keeper()
         os.close(self.up)
         os.close(self.down)
+
+    def _meet_builder(self) -> None:
         if self.cables:
             self.cables.load()
         self.builder = int(self._hear("ready"))
@@ -375,7 +380,7 @@ class Boot:
                 pass  # it was killed, which is told below
             self.waiter.wait(result_read)
             if failure := os.read(result_read, 65536):
-                raise OverlayBootError(os.fsdecode(failure))
+                raise OverlayBootError(os.fsdecode(failure).rstrip())
             ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended and ended.si_code != os.CLD_EXITED:
                 raise OverlayBootError(f"pid 1 was killed at once, by signal {ended.si_status}")

@@ -258,8 +258,14 @@ static void fresh(void)
         setrlimit(RLIMIT_SIGPENDING, &(struct rlimit){half, half});
     }
     close(threads);
-    for (size_t row = 0; row < sizeof limits / sizeof *limits; row++)
-        setrlimit(limits[row].what, &(struct rlimit){limits[row].soft, limits[row].hard});
+    for (size_t row = 0; row < sizeof limits / sizeof *limits; row++) {
+        struct rlimit limit = {limits[row].soft, limits[row].hard};
+        if (setrlimit(limits[row].what, &limit) && !getrlimit(limits[row].what, &limit)) {
+            /* Not even root may raise a hard limit everywhere, such as in a container. */
+            limit.rlim_cur = limits[row].soft < limit.rlim_max ? limits[row].soft : limit.rlim_max;
+            setrlimit(limits[row].what, &limit);
+        }
+    }
     /* The system call: musl's own function only says that it cannot. */
     syscall(SYS_sched_setscheduler, 0, SCHED_OTHER, &none);
     setpriority(PRIO_PROCESS, 0, 0);
@@ -307,6 +313,13 @@ static int execute(char **command)
     return each;
 }
 
+/* Who is sent a signal for the command: that alone, or all of its process group where a terminal
+ * would send it to all, and when it has to end. */
+static pid_t meant(int number, pid_t command)
+{
+    return number == SIGTERM || number == SIGUSR1 || number == SIGUSR2 ? command : -command;
+}
+
 /* At a terminal: inside, the head of the session.  Its child is the command, in a process group of
  * its own and in the foreground.  It hands on the signals that come from outside, and stops when the
  * command does, so that job control outside can follow. */
@@ -344,7 +357,7 @@ static int lead(char **command, int terminal)
         if (got == SIGCONT)
             stopped = 0;
         if (got > 0 && got != SIGCHLD)
-            kill(-child, got == SIGALRM ? SIGKILL : got);
+            kill(meant(got, child), got == SIGALRM ? SIGKILL : got);
     }
     return status_of(status);
 }
@@ -431,7 +444,7 @@ static int enter(const char *how, char **command)
             continue;
         length = read(4, signals, sizeof signals);
         for (ssize_t each = 0; each < length; each++)
-            kill(group, signals[each]);
+            kill(terminal < 0 ? meant(signals[each], leader) : leader, signals[each]);
         if (length == 0) {
             ending = 1;
             if (restore)
