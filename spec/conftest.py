@@ -53,7 +53,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
     try:
         vm.prepare(url, say=lambda line: print(line, flush=True))
-    except vm.MachineError as error:
+    except vm.VmError as error:
         pytest.exit(str(error), returncode=1)
 
 
@@ -63,7 +63,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         import vm
         from vm.folders import sweep
 
-        with suppress(vm.MachineError):  # a folder that cannot be used has been told of
+        with suppress(vm.VmError):  # a folder that cannot be used has been told of
             sweep()
 
 

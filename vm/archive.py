@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from vm import folders
-from vm.machine import MachineError
+from vm.errors import RequestError
 from vm.processes import Say, run
 from vm.recipe import sources
 
@@ -14,9 +14,9 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 def fetch(package: str, suite: str, *, say: Say = print) -> Path:
-    """The .deb that the suite has now, in the cache. Raises MachineError."""
+    """The .deb that the suite has now, in the cache. Raises VmError."""
     if package.endswith(".deb") or not re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", package):
-        raise MachineError(f"{package}: neither a file that is there nor the name of a package")
+        raise RequestError(f"{package}: neither a file that is there nor the name of a package")
     base = folders.own(folders.cache() / "packages") / suite
     for folder in ("lists/partial", "archives/partial", "debs"):
         (base / folder).mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vm import folders, image, start
+from vm import booted, folders, image
+from vm.options import INITS
 from vm.processes import Say
 from vm.recipe import FLAVOURS, SUITES, recipe
 
@@ -25,7 +26,7 @@ class Item:
 
 
 def items() -> Iterator[Item]:
-    """All that the cache holds. Raises MachineError where no mirror is known."""
+    """All that the cache holds. Raises VmError where no mirror is known."""
     cache, current = folders.cache(), {recipe(s, f).key for s in SUITES for f in FLAVOURS}
 
     def item(kind: str, path: Path, keep: bool, used: bool = False, inner: str = "**/*") -> Item:
@@ -35,8 +36,8 @@ def items() -> Iterator[Item]:
     for one in image.cached():
         keep, used = one.folder.name in current, folders.in_use(one.lock)
         yield item("image", one.folder, keep, used, inner="*")
-        shapes = [start.shape(one, a, i) for a in ("kvm", "tcg") for i in start.INITS]
-        states = [start.kept(one, shape) for shape in shapes]
+        shapes = [booted.shape(one, a, i) for a in ("kvm", "tcg") for i in INITS]
+        states = [booted.kept(one, shape) for shape in shapes]
         for path in sorted(one.folder.glob("booted-*")):
             yield item("state", path, keep and path in states, used)
     for path in sorted(cache.glob("images/*.log")):

@@ -9,7 +9,8 @@ import struct
 import time
 from collections import deque
 
-from vm.machine import CommandTimeout, MachineError, Result
+from vm.errors import CommandTimeout, MachineError
+from vm.machine import Result
 
 FRAME = struct.Struct("<B3xII")
 WORD = struct.Struct("<I")

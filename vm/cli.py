@@ -18,8 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vm import archive, cache, folders, image, processes, recipe, start
-from vm.machine import CommandTimeout, MachineError
+from vm import archive, cache, folders, image, processes, start
+from vm.errors import CommandTimeout, RequestError, VmError
+from vm.options import Wanted, add_suite
+from vm.options import add as add_options
 from vm.qemu import QemuMachine
 
 BROKEN = 125
@@ -65,7 +67,7 @@ def pick(name: str) -> Running:
     ]
     if len(matching) != 1:
         names = ", ".join(m.name for m in matching or detached) or "none runs: python -m vm up"
-        raise MachineError(f"machine {name!r}: {'which' if matching else 'not found'} ({names})")
+        raise RequestError(f"machine {name!r}: {'which' if matching else 'not found'} ({names})")
     return matching[0]
 
 
@@ -78,15 +80,8 @@ def build(options: argparse.Namespace) -> int:
 def up(options: argparse.Namespace) -> int:
     """Start a machine that goes on running; prints its name."""
     begin = time.monotonic()
-    machine = start.up(
-        options.suite,
-        flavour=options.flavour,
-        init=options.init,
-        network=options.network,
-        cold=options.cold,
-        detached=True,
-        say=say,
-    )
+    wanted = Wanted.given(options, detached=True)
+    machine = wanted.made_by.up(wanted, say)
     try:
         if options.install:
             start.install(machine, options.install)
@@ -150,7 +145,7 @@ def list_all(options: argparse.Namespace) -> int:
 def destroy(options: argparse.Namespace) -> int:
     """End machines and remove all that they left."""
     if not options.name and not options.all:
-        raise MachineError("destroy what? Name a machine, or --all")
+        raise RequestError("destroy what? Name a machine, or --all")
     chosen = [m for m in running() if m.detached] if options.all else [pick(options.name)]
     for machine in chosen:
         QemuMachine.attach(machine.folder).close()
@@ -193,18 +188,16 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=about, description=about)
         command.set_defaults(action=action)
         if "suite" in flags:
-            command.add_argument("suite", nargs="?", default="trixie", choices=recipe.SUITES)
-            command.add_argument("--flavour", default="plain", choices=sorted(recipe.FLAVOURS))
+            add_suite(command)
+            add_options(command.add_argument, "flavour")
         if "json" in flags:
             command.add_argument("--json", action="store_true", help="for a script to read")
         return command
 
     add("build", build, "suite").add_argument("--fresh", action="store_true", help="build anew")
     command = add("up", up, "suite", "json")
-    command.add_argument("--init", default="systemd", choices=start.INITS)
-    command.add_argument("--network", action="store_true", help="reach beyond this machine")
+    add_options(command.add_argument, "init", "network", "cold")
     command.add_argument("--install", type=Path, metavar="DEB|DIR", help="put this into it")
-    command.add_argument("--cold", action="store_true", help="boot, restore no kept state")
     command = add("ssh", ssh)
     command.add_argument("name")
     command.add_argument("command", nargs=argparse.REMAINDER)
@@ -221,7 +214,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, default=Path("dist"), help="folder (default dist)")
     command = add("fetch", fetch)
     command.add_argument("package")
-    command.add_argument("suite", nargs="?", default="sid", choices=recipe.SUITES)
+    add_suite(command, "sid")
     command = add("prune", prune)
     command.add_argument("--all", action="store_true", help="current ones too")
     return whole
@@ -239,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except (MachineError, OSError) as error:
+    except (VmError, OSError) as error:
         say(f"vm: {error}")
         return BROKEN if options.action in (run, ssh) else 1
     except KeyboardInterrupt:

@@ -21,26 +21,26 @@ from typing import Self
 from urllib.parse import quote
 
 from vm import processes
-from vm.machine import MachineError
+from vm.errors import HostError
 
 #: Bytes of the run folder's path: a socket's path has 107 at most, and ssh adds 45 to its own.
 LONGEST_RUN = 60
 
 
 def _named(variable: str, default: Path, mode: int, longest: int = 4096) -> Path:
-    """The folder that a variable names, else the default, made when missing. Raises MachineError.
+    """The folder that a variable names, else the default, made when missing. Raises HostError.
 
     What is abandoned in it gets removed, so one that holds other things is refused.
     """
     named = os.environ.get(variable)
     folder = Path(os.path.abspath(named or default))
     if not re.fullmatch(r"[\w./,+@=~:-]+", str(folder)):
-        raise MachineError(f"{variable}: a path without blanks, quotes and the like: {folder}")
+        raise HostError(f"{variable}: a path without blanks, quotes and the like: {folder}")
     if len(bytes(folder)) > longest:
-        raise MachineError(f"{variable}: {folder} is longer than {longest} bytes")
+        raise HostError(f"{variable}: {folder} is longer than {longest} bytes")
     mark = own(folder, mode) / ".claims"
     if named and any(folder.iterdir()) and not mark.exists():
-        raise MachineError(f"{variable}: {folder} holds other things: name an empty folder")
+        raise HostError(f"{variable}: {folder} holds other things: name an empty folder")
     mark.touch(0o600)
     return folder
 
@@ -76,12 +76,12 @@ def _shared_memory() -> Path:
 
 
 def own(folder: Path, mode: int = 0o700) -> Path:
-    """Make a folder of that mode, or make sure that it is one and ours. Raises MachineError."""
+    """Make a folder of that mode, or make sure that it is one and ours. Raises HostError."""
     with suppress(FileExistsError):
         folder.mkdir(mode=mode, parents=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise MachineError(f"{folder}: not a folder of user {os.geteuid()}; remove it")
+        raise HostError(f"{folder}: not a folder of user {os.geteuid()}; remove it")
     if stat.S_IMODE(status.st_mode) != mode:
         folder.chmod(mode)
     return folder

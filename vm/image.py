@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vm import folders
-from vm.machine import MachineError
+from vm.errors import HostError
 from vm.processes import Say, as_root, explain, run
 from vm.recipe import AGENT, BOOT_MODULES, DISK, EXCLUDED, GUEST, INIT, Recipe, recipe
 
@@ -58,9 +58,9 @@ class Image:
         return self.folder / "used"
 
     def check_unused(self) -> None:
-        """Raises MachineError when a machine uses it."""
+        """Raises VmError when a machine uses it."""
         if folders.in_use(self.lock):
-            raise MachineError(f"image {self.folder.name} is in use: end its machines first")
+            raise HostError(f"image {self.folder.name} is in use: end its machines first")
 
 
 def cached() -> list[Image]:
@@ -71,7 +71,7 @@ def cached() -> list[Image]:
 def build(suite: str, flavour: str = "plain", *, say: Say = print, fresh: bool = False) -> Image:
     """The image of the current recipe: from the cache, else (or when `fresh`) built.
 
-    A second process that wants the same image waits for the first one's. Raises MachineError, also
+    A second process that wants the same image waits for the first one's. Raises VmError, also
     when a running machine uses the image that a fresh one is to replace.
     """
     wanted = recipe(suite, flavour)
@@ -89,7 +89,7 @@ def build(suite: str, flavour: str = "plain", *, say: Say = print, fresh: bool =
             try:
                 _build(wanted, work, say)
             except OSError as error:
-                raise MachineError(explain(f"image {suite}", str(error))) from error
+                raise HostError(explain(f"image {suite}", str(error))) from error
             finally:
                 with contextlib.suppress(OSError):  # a full disk has been told of already
                     shutil.copy(log, image.folder.with_suffix(".log"))
@@ -113,7 +113,7 @@ def _build(wanted: Recipe, work: Path, say: Say) -> None:
 
     tools = ("mmdebstrap", "mke2fs", "qemu-img", "cpio", "cc", "ssh-keygen")
     if missing := [tool for tool in tools if not shutil.which(tool)]:
-        raise MachineError(f"missing here: {' '.join(missing)}: make vm-setup")
+        raise HostError(f"missing here: {' '.join(missing)}: make vm-setup")
     log.touch()
     result.mkdir()
     step(f"installing Debian's packages from {wanted.sources[0].split()[1]}")
@@ -178,9 +178,9 @@ def _bootstrap(wanted: Recipe, guest: Path, work: Path, step: Say) -> None:
     command += [wanted.suite, f"{work}/tree", *wanted.sources]
     try:
         run(f"image {wanted.suite}", *command, log=work / "log", say=step)
-    except MachineError as error:
+    except HostError as error:
         log = folders.cache() / "images" / f"{wanted.key}.log"
-        raise MachineError(f"{error} (log: {log})") from error
+        raise HostError(f"{error} (log: {log})") from error
 
 
 #: A hook of mmdebstrap, run outside of the new tree "$1" with its apt.

@@ -1,8 +1,7 @@
 """One interface for every disposable machine, whatever runs it.
 
 A provider implements the few abstract methods of `Machine`; all else here is made of them.
-Three things can go wrong, and they are different verdicts: the machine broke (`MachineError`),
-a command did not do what was asked (`CommandFailed`), it did not end in time (`CommandTimeout`).
+What can go wrong is in vm/errors.py.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from vm.errors import CommandFailed, CommandTimeout, MachineError, RequestError, VmError
+
 DIAGNOSTICS = (
     "date; uptime",
     "dmesg | tail -n 40",
@@ -22,22 +23,6 @@ DIAGNOSTICS = (
     "ip -details address; ip netns",
     "df -h; free -m",
 )
-
-
-class MachineError(Exception):
-    """The machine itself broke (it would not start, died, hung): no verdict on what ran in it."""
-
-
-class CommandFailed(AssertionError):
-    """A command in the machine did not end as it had to. `result` holds what it did."""
-
-    def __init__(self, message: str, result: Result) -> None:
-        super().__init__(message)
-        self.result = result
-
-
-class CommandTimeout(CommandFailed):
-    """A command ran past its time limit and was killed; the machine itself still answers."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +63,9 @@ class Machine(ABC):
     """
 
     name: str
-    #: Whether `clone` works, so that many machines can run side by side from one snapshot.
-    can_clone = False
+    #: What it can do besides running commands: "snapshot" (and `restore`), and "clone", so that many
+    #: machines run side by side from one snapshot. What a provider can make is in vm/options.py.
+    can: frozenset[str] = frozenset()
     #: Commands whose output explains a failure, run by `dump` besides the general ones.
     explain: tuple[str, ...] = ()
 
@@ -114,7 +100,7 @@ class Machine(ABC):
 
     def clone(self, name: str) -> Machine:
         """A further machine, restored from this one's snapshot, beside it."""
-        raise MachineError(f"{self.name}: this provider cannot run machines side by side")
+        raise RequestError(f"{self.name}: this provider cannot run machines side by side")
 
     def console(self) -> str:
         """What the machine wrote to its console so far (empty where that cannot be read)."""
@@ -133,6 +119,13 @@ class Machine(ABC):
         if result.status == 0:
             raise CommandFailed(f"succeeded unexpectedly in {self.name}:\n{result}", result)
         return result
+
+    def need(self, command: str, *, timeout: float = 60) -> Result:
+        """`succeed`, for what the machine is of no use without: a failure raises MachineError."""
+        try:
+            return self.succeed(command, timeout=timeout)
+        except CommandFailed as error:
+            raise MachineError(f"{self.name}: {error}") from error
 
     def wait_until(self, command: str, *, timeout: float = 30, every: float = 0.1) -> Result:
         """Repeat a command until it succeeds; past the limit raise CommandTimeout with `dump`."""
@@ -186,9 +179,9 @@ class Machine(ABC):
         for command in (*DIAGNOSTICS, *self.explain):
             try:
                 parts.append(f"--- {command}\n{self.run(command, timeout=20).out}")
-            except (MachineError, CommandFailed) as error:
+            except (VmError, CommandFailed) as error:
                 parts.append(f"--- {command}\n(not to be had: {str(error).splitlines()[0]})")
-                if isinstance(error, MachineError):
+                if isinstance(error, VmError):
                     break
         return "\n".join(parts)
 

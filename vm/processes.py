@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vm.machine import MachineError
+from vm.errors import HostError
 
 Say = Callable[[str], None]
 
@@ -57,7 +57,7 @@ def run(
     """Run a tool to its end, in `folder`; all that it wrote, which is appended to `log` as well.
 
     It dies with this process, however that ends, and what it has started with it where this one
-    has the time to see to it. `say` is told its steps ("I: doing..."). Raises MachineError, which
+    has the time to see to it. `say` is told its steps ("I: doing..."). Raises HostError, which
     begins with `what`, when it fails or runs on after `limit` seconds.
     """
     process = subprocess.Popen(
@@ -98,9 +98,9 @@ def run(
         alarm.cancel()
         process.stdout.close()
     if process.returncode == -signal.SIGKILL and time.monotonic() - begin >= limit:
-        raise MachineError(f"{what}: not done after {limit:g} s")
+        raise HostError(f"{what}: not done after {limit:g} s")
     if process.returncode:
-        raise MachineError(explain(what, "".join(said)))
+        raise HostError(explain(what, "".join(said)))
     return "".join(said)
 
 

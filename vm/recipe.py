@@ -11,10 +11,21 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vm.machine import MachineError
+from vm.errors import HostError, RequestError
 from vm.processes import run
 
-SUITES = ("bookworm", "trixie", "sid")
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite of Debian's, as a machine can be made of it."""
+
+    pockets: tuple[str, ...] = ("updates", "security")
+    """What its archives have beside it, by the end of the name."""
+
+
+#: A new suite of Debian's is a row here.
+SUITES = {"bookworm": Suite(), "trixie": Suite(), "forky": Suite(), "sid": Suite(pockets=())}
+DEFAULT = "trixie"
 KERNEL = "linux-image-cloud-amd64"
 PACKAGES = [
     "systemd-sysv", "dbus", "udev", "kmod", "procps", "util-linux", "util-linux-extra",
@@ -76,28 +87,20 @@ class Recipe:
 
 def recipe(suite: str, flavour: str = "plain") -> Recipe:
     """The recipe for a suite, with this machine's own Debian mirrors, or MIRROR= for all."""
-    known(suite, flavour)
+    RequestError.unless_known("suite", suite, SUITES)
+    RequestError.unless_known("flavour", flavour, FLAVOURS)
     packages = (*PACKAGES, KERNELS.get(flavour, KERNEL), *FLAVOURS[flavour])
     scripts = tuple(SCRIPTS.get(flavour, []))
     return Recipe(suite, flavour, tuple(sources(suite)), packages, scripts)
-
-
-def known(suite: str, flavour: str) -> None:
-    """Raise MachineError for a suite or flavour that there is not."""
-    if suite not in SUITES:
-        raise MachineError(f"suite {suite!r} is not known: take one of {', '.join(SUITES)}")
-    if flavour not in FLAVOURS:
-        raise MachineError(f"flavour {flavour!r} is not known: take one of {', '.join(FLAVOURS)}")
 
 
 def sources(suite: str) -> Iterator[str]:
     """apt's source lines for a suite, by the mirrors that this machine itself uses."""
     main, security = _mirrors()
     yield f"deb {main} {suite} main"
-    if suite != "sid":
-        yield f"deb {main} {suite}-updates main"
-        if security:
-            yield f"deb {security} {suite}-security main"
+    for pocket in SUITES[suite].pockets:
+        if place := security if pocket == "security" else main:
+            yield f"deb {place} {suite}-{pocket} main"
 
 
 def _mirrors() -> tuple[str, str | None]:
@@ -105,15 +108,15 @@ def _mirrors() -> tuple[str, str | None]:
     if named := os.environ.get("MIRROR"):
         return named, None
     if not shutil.which("apt-get"):
-        raise MachineError("there is no apt here to name a Debian mirror: set MIRROR=")
+        raise HostError("there is no apt here to name a Debian mirror: set MIRROR=")
     ask = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"]
     listing = run("apt's sources", *ask)
-    names = "|".join((*SUITES, "stable", "testing", "unstable", "forky"))
+    names = "|".join((*SUITES, "stable", "testing", "unstable"))
     found: dict[str, str] = {}
     for line in listing.splitlines():
         uri, _, release = line.partition(" ")
         if match := re.fullmatch(rf"(?:{names})(-security)?", release):
             found.setdefault(match[1] or "", uri)
     if "" not in found:
-        raise MachineError("apt's sources name no Debian mirror: add one, or set MIRROR=")
+        raise HostError("apt's sources name no Debian mirror: add one, or set MIRROR=")
     return found[""], found.get("-security")

@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from vm import box, folders, image, processes
+from vm.errors import CommandTimeout, HostError, MachineError, VmError
 from vm.libvirt import Libvirt, virsh
-from vm.machine import CommandTimeout, Machine, MachineError, Result
+from vm.machine import Machine, Result
+from vm.options import Provider, Wanted
 from vm.processes import Say
 
 PROJECT = """\
@@ -63,11 +65,28 @@ with open("/dev/urandom", "wb") as random:
 REACHED, GRACE = 15, 45.0
 
 
+class Vagrant(Provider):
+    """Machines through Vagrant and libvirt; VAGRANT_BOX names another box than the image's."""
+
+    can: frozenset[str] = frozenset()
+
+    def up(self, wanted: Wanted, say: Say) -> Machine:
+        """See Provider.up."""
+        return VagrantMachine.up(wanted.suite, flavour=wanted.flavour, say=say)
+
+    def prepare(self, wanted: Wanted, say: Say) -> None:
+        """See Provider.prepare."""
+        if "VAGRANT_BOX" not in os.environ:
+            image.build(wanted.suite, wanted.flavour, say=say)
+
+
 class VagrantMachine(Machine):
     """A machine that Vagrant runs. Make one with `up`."""
 
+    can = frozenset({"snapshot"})
+
     def __init__(self, suite: str, say: Say) -> None:
-        """Only its folder and libvirt; nothing runs yet. Raises MachineError."""
+        """Only its folder and libvirt; nothing runs yet. Raises VmError."""
         import vagrant
 
         module: Any = vagrant  # it has no types
@@ -100,9 +119,9 @@ class VagrantMachine(Machine):
 
     @classmethod
     def up(cls, suite: str, *, flavour: str = "plain", say: Say = print) -> Self:
-        """Start a machine from the suite's box, or from VAGRANT_BOX. Raises MachineError."""
+        """Start a machine from the suite's box, or from VAGRANT_BOX. Raises VmError."""
         if not shutil.which("vagrant"):
-            raise MachineError("vagrant is missing: make vm-setup PROVIDER=vagrant")
+            raise HostError("vagrant is missing: make vm-setup PROVIDER=vagrant")
         folders.sweep()
         if named := os.environ.get("VAGRANT_BOX"):
             url, name = "", named
@@ -125,7 +144,7 @@ class VagrantMachine(Machine):
         except BaseException:
             try:
                 machine.close()
-            except MachineError as error:  # what broke first matters more
+            except VmError as error:  # what broke first matters more
                 say(f"machine: {error}")
             raise
         return machine
@@ -292,7 +311,7 @@ def _pool() -> str:
         return pool
     made = virsh("pool-create-as", pool, "dir", "--target", str(folder))
     if made.returncode:
-        raise MachineError(f"libvirt takes no storage pool at {folder}: {made.stderr.strip()}")
+        raise HostError(f"libvirt takes no storage pool at {folder}: {made.stderr.strip()}")
     return pool
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.vm.conftest import LocalMachine
 from vm.channel import FRAME, Channel
-from vm.machine import CommandTimeout, MachineError
+from vm.errors import CommandTimeout, MachineError
 
 
 @pytest.mark.parametrize("status", [0, 1, 42, 255])

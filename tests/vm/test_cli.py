@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from vm import archive, cache, cli, folders, image, recipe, start
+from vm import archive, booted, cache, cli, folders, image, recipe
+from vm.errors import HostError, MachineError, RequestError
 from vm.image import Image
-from vm.machine import MachineError
 
 RUNNING = '{"detached": true, "memory": "/nowhere", "shape": {}}'
 
@@ -93,7 +93,7 @@ def filled(name: str, *states: str) -> Image:
 
 def test_prune_keeps_what_is_current_or_in_use(capsys: pytest.CaptureFixture[str]) -> None:
     key = recipe.recipe("trixie").key
-    state = start.kept(filled(key), start.shape(filled(key), "tcg", "small")).name
+    state = booted.kept(filled(key), booted.shape(filled(key), "tcg", "small")).name
     current, old = filled(key, state, "booted-other"), filled("sid-plain-old", "booted-x")
     used = filled("sid-plain-used", "booted-x")
     (folders.cache() / "images/sid-failed.log").touch()
@@ -130,7 +130,7 @@ def test_a_fresh_image_does_not_replace_one_in_use() -> None:
     used = filled(recipe.recipe("trixie").key)
     with (
         folders.Lock(used.lock, shared=True),
-        pytest.raises(MachineError, match="in use: end its machines first"),
+        pytest.raises(HostError, match="in use: end its machines first"),
     ):
         image.build("trixie", fresh=True)
     assert used.folder.exists()
@@ -149,10 +149,10 @@ def test_a_unique_start_of_a_name_does() -> None:
     with subprocess.Popen(["sleep", "100"]) as process:
         names = [machine(name, process.pid).name for name in ("trixie", "sid")]
         assert cli.pick("tri").name == names[0] and cli.pick(names[1]).name == names[1]
-        with pytest.raises(MachineError, match=f"which .*{names[1]}.*{names[0]}"):
+        with pytest.raises(RequestError, match=f"which .*{names[1]}.*{names[0]}"):
             cli.pick("")
         process.kill()
-    with pytest.raises(MachineError, match="not found .none runs"):
+    with pytest.raises(RequestError, match="not found .none runs"):
         cli.pick("tri")
 
 
@@ -179,7 +179,5 @@ def test_fetch(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Dir::State::Lists" in said and "Dir::Etc::SourceParts=/dev/null" in said
     lines = (found.parent / "seen").read_text().splitlines()
     assert lines == [f"deb [signed-by={archive.KEYRING}] http://mirror.example/debian sid main"]
-    with pytest.raises(
-        MachineError, match="^package none of sid: the suite has no package of tha"
-    ):
+    with pytest.raises(HostError, match="^package none of sid: the suite has no package of tha"):
         archive.fetch("none", "sid")

@@ -8,7 +8,8 @@ import pytest
 
 from tests.vm.conftest import LocalMachine
 from vm import start
-from vm.machine import CommandFailed, CommandTimeout, Machine, MachineError
+from vm.errors import CommandFailed, CommandTimeout, MachineError, RequestError
+from vm.machine import Machine
 from vm.pool import Pool
 
 ODD = "a b'c\"d\\e$(f)\n-é"
@@ -76,7 +77,7 @@ def test_a_folder_laid_over_another_changes_only_what_it_brings(
 
 def test_install_takes_packages_and_folders_only(local: LocalMachine, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(MachineError, match="neither a .deb nor a folder"):
+    with pytest.raises(RequestError, match="neither a .deb nor a folder"):
         start.install(local, tmp_path / "file")
 
 
@@ -85,7 +86,13 @@ def test_install_takes_packages_and_folders_only(local: LocalMachine, tmp_path: 
     [
         ("http://trixie", "a machine is vm://SUITE"),
         ("vm://trixie?colour=red", "a machine is vm://SUITE"),
+        ("vm://trixie/plain", "a machine is vm://SUITE"),
+        ("vm://trixie?network=perhaps", "a machine is vm://SUITE"),
+        ("vm://trixie?detached=yes", "a machine is vm://SUITE"),
         ("vm://trixie?provider", "provider '' is not known"),
+        ("vm://trixie?provider=vagrant&init=small", "provider vagrant cannot do 'init'"),
+        ("vm://trixie?provider=vagrant&network=yes", "provider vagrant cannot do 'network'"),
+        ("vm://trixie?flavour=sweet", "flavour 'sweet' is not known"),
         ("vm://sid?provider=none", "provider 'none' is not known"),
         ("vm://sid?init=sysv", "init 'sysv' is not known"),
         ("vm://etch", "suite 'etch' is not known"),
@@ -94,14 +101,14 @@ def test_install_takes_packages_and_folders_only(local: LocalMachine, tmp_path: 
 def test_bad_urls_are_refused_before_anything_is_done(
     url: str, why: str, own_folders: Path
 ) -> None:
-    with pytest.raises(MachineError, match=why.replace("?", r"\?")):
+    with pytest.raises(RequestError, match=why.replace("?", r"\?")):
         start.from_url(url)
 
 
 class Clones(LocalMachine):
     """A machine that can be cloned."""
 
-    can_clone = True
+    can = frozenset({"snapshot", "clone"})
     made: list[LocalMachine]
 
     def clone(self, name: str) -> Machine:

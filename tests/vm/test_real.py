@@ -16,8 +16,8 @@ import pytest
 
 from tests.vm.conftest import leftovers
 from vm import backend, cli, folders, recipe, start
+from vm.errors import CommandTimeout, MachineError, RequestError
 from vm.image import Image
-from vm.machine import CommandTimeout, MachineError
 from vm.pool import Pool
 from vm.qemu import QemuMachine
 
@@ -201,14 +201,14 @@ def test_restore_puts_back_memory_and_disk(base: QemuMachine) -> None:
     with (
         Pool(base, "ready") as pool,
         pool.take() as machine,
-        pytest.raises(MachineError, match="freeze that other"),
+        pytest.raises(RequestError, match="freeze that other"),
     ):
         machine.snapshot("no")
     base.succeed("touch /root/disk /dev/shm/memory")
     base.restore("ready")
     base.fail("ls /root/disk"), base.fail("ls /dev/shm/memory")
     base.snapshot("again")
-    with pytest.raises(MachineError, match="already"):
+    with pytest.raises(RequestError, match="already"):
         base.snapshot("again")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vm import image, recipe
-from vm.machine import MachineError
+from vm.errors import HostError, RequestError
 
 MIRROR = "http://mirror.example/debian"
 
@@ -77,16 +77,16 @@ def test_no_apt_and_apt_that_fails_are_said(
     )
     (tmp_path / "apt-get").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    with pytest.raises(MachineError, match="^apt's sources: E: The list of sources is broken$"):
+    with pytest.raises(HostError, match="^apt's sources: E: The list of sources is broken$"):
         recipe.recipe("trixie")
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    with pytest.raises(MachineError, match="no apt here.*MIRROR="):
+    with pytest.raises(HostError, match="no apt here.*MIRROR="):
         recipe.recipe("trixie")
 
 
 @pytest.mark.parametrize(("suite", "flavour"), [("etch", "plain"), ("trixie", "sweet")])
 def test_what_is_not_known_is_named_with_what_is(suite: str, flavour: str) -> None:
-    with pytest.raises(MachineError, match="take one of"):
+    with pytest.raises(RequestError, match="take one of"):
         recipe.recipe(suite, flavour)
 
 
@@ -109,7 +109,7 @@ def test_mirrors_are_apts_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_no_mirror_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_apt(tmp_path, monkeypatch, "http://vendor.example/apt nodistro")
-    with pytest.raises(MachineError, match="MIRROR="):
+    with pytest.raises(HostError, match="MIRROR="):
         recipe.recipe("trixie")
 
 
