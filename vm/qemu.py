@@ -23,7 +23,7 @@ from vm import folders, processes
 from vm.channel import Channel
 from vm.errors import HostError, MachineError, RequestError
 from vm.image import Image
-from vm.machine import Machine, Result
+from vm.machine import Input, Machine, Result, Sink
 from vm.processes import uninterrupted
 from vm.qmp import QMP
 from vm.shape import Shape
@@ -135,11 +135,12 @@ class QemuMachine(Machine):
 
     # What every machine does
 
-    def run(self, command: str, *, timeout: float = 60, input: bytes = b"") -> Result:
-        """See Machine.run."""
+    def _run(
+        self, command: str, timeout: float, input: Input, out: Sink | None, err: Sink | None
+    ) -> Result:
         channel = self._channel or self._hello(20)
         with self._explained():
-            return channel.run(command, timeout=timeout, input=input)
+            return channel.run(command, timeout=timeout, input=input, out=out, err=err)
 
     def snapshot(self, name: str) -> None:
         """Freeze memory, devices and disk; the machine goes on from a copy of them."""

@@ -9,6 +9,7 @@ folder. The provider is always libvirt, whatever VAGRANT_DEFAULT_PROVIDER says.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -26,7 +28,7 @@ from typing import Any, Self
 from vm import box, folders, image, processes
 from vm.errors import CommandTimeout, HostError, MachineError, VmError
 from vm.libvirt import Libvirt, virsh
-from vm.machine import Machine, Result
+from vm.machine import Input, Machine, Result, Sink
 from vm.options import Provider, Wanted
 from vm.processes import Say
 
@@ -163,9 +165,17 @@ class VagrantMachine(Machine):
         """libvirt's name for it."""
         return f"{_mine()}{self.name}default"
 
-    def run(self, command: str, *, timeout: float = 60, input: bytes = b"") -> Result:
-        """See Machine.run."""
+    def _run(
+        self, command: str, timeout: float, input: Input, out: Sink | None, err: Sink | None
+    ) -> Result:
+        """All output comes at once, when the command has ended."""
         result = self._ssh(command, timeout, input)
+        if out:
+            out(result.stdout)
+            result = replace(result, stdout=b"")
+        if err:
+            err(result.stderr)
+            result = replace(result, stderr=b"")
         if result.status == 255 and not self._ssh("true", GRACE).ok:
             raise MachineError(f"{self.name} is gone: {result.err}")
         if result.status == 137 and result.seconds >= timeout:
@@ -173,7 +183,7 @@ class VagrantMachine(Machine):
         return result
 
     def _ssh(
-        self, command: str, timeout: float, input: bytes = b"", grace: float = GRACE
+        self, command: str, timeout: float, input: Input = b"", grace: float = GRACE
     ) -> Result:
         """A command, or status 255 when the machine cannot be reached."""
         remote = REMOTE.format(limit=timeout, command=shlex.quote(command))
@@ -183,11 +193,16 @@ class VagrantMachine(Machine):
         return Result(command, done.returncode, done.stdout, done.stderr, seconds)
 
     def _limited_ssh(
-        self, words: list[str], limit: float, input: bytes = b""
+        self, words: list[str], limit: float, input: Input = b""
     ) -> subprocess.CompletedProcess[bytes]:
+        given: dict[str, Any] = {"input": input} if isinstance(input, bytes) else {"stdin": input}
         try:
             return subprocess.run(
-                words, input=input, capture_output=True, check=False, timeout=limit
+                words,
+                **given,
+                capture_output=True,
+                check=False,
+                timeout=None if math.isinf(limit) else limit,
             )
         except subprocess.TimeoutExpired:
             raise MachineError(f"{self.name} hangs: no answer to ssh within {limit:g} s") from None

@@ -14,7 +14,7 @@ import pytest
 
 from vm import cli, folders
 from vm.channel import Channel
-from vm.machine import Machine, Result
+from vm.machine import Input, Machine, Result, Sink
 from vm.recipe import AGENT
 
 
@@ -81,8 +81,10 @@ class LocalMachine(Machine):
         self.channel.hello(timeout=5)
         self.restored: list[str] = []
 
-    def run(self, command: str, *, timeout: float = 60, input: bytes = b"") -> Result:
-        return self.channel.run(command, timeout=timeout, input=input)
+    def _run(
+        self, command: str, timeout: float, input: Input, out: Sink | None, err: Sink | None
+    ) -> Result:
+        return self.channel.run(command, timeout=timeout, input=input, out=out, err=err)
 
     def snapshot(self, name: str) -> None:
         pass

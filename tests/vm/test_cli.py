@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -50,11 +51,51 @@ def test_errors_are_one_line(
     assert why in one_line(capsys)
 
 
-def test_run_without_a_command_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["run", "name"])
-    assert caught.value.code == 2
-    assert "a command is missing" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["name"], "a command is missing"),
+        (["name", "--"], "a command is missing"),
+        (["name", "--timeout", "5"], "a command is missing"),
+        ([], "required"),
+        (["--timeout", "nan", "name", "true"], "invalid seconds value: 'nan'"),
+        (["--timeout", "-1", "name", "true"], "invalid seconds value: '-1'"),
+        (["name", "--timeout", "soon", "true"], "invalid seconds value: 'soon'"),
+        (["name", "--what", "true"], "--what"),
+    ],
+)
+def test_mistakes_of_run_are_not_the_commands(
+    capsys: pytest.CaptureFixture[str], words: list[str], why: str
+) -> None:
+    """Its status is none that the command could have had."""
+    assert cli.main(["run", *words]) == cli.BROKEN
+    assert why in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "timeout", "input", "command"),
+    [
+        (["name", "ls", "-l", "--timeout"], 600, False, ["ls", "-l", "--timeout"]),
+        (["--timeout", "5", "name", "-i", "cat", "-i"], 5, True, ["cat", "-i"]),
+        (["-i", "name", "--timeout", "inf", "cat"], math.inf, True, ["cat"]),
+        (["name", "--", "--odd", "-i"], 600, False, ["--odd", "-i"]),
+        (["name", "-i", "--", "--", "x"], 600, True, ["--", "x"]),
+        (["-i", "name", "sh", "-c", "x", "--", "-i"], 600, True, ["sh", "-c", "x", "--", "-i"]),
+    ],
+)
+def test_options_of_run_stand_before_or_after_the_name(
+    words: list[str], timeout: float, input: bool, command: list[str]
+) -> None:
+    options = cli.parse(["run", *words])
+    assert (options.timeout, options.input, options.command) == (timeout, input, command)
+
+
+def test_a_fault_of_the_harness_is_not_the_commands_status(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "pick", lambda name: 1 / 0)
+    assert cli.main(["run", "name", "true"]) == cli.BROKEN
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MachineError("broke")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from vm.machine import Machine
 from vm.pool import Pool
 
 ODD = "a b'c\"d\\e$(f)\n-é"
+ANY = [ODD, "-", "-n", "x\n", "\n", os.fsdecode(b"\xff\xfe"), "x" * 255, "a;b&c|d", "*", "~"]
 
 
 def test_succeed_and_fail_raise_with_what_was_seen(local: LocalMachine) -> None:
@@ -42,6 +44,48 @@ def test_copy_both_ways(local: LocalMachine, tmp_path: Path, data: bytes) -> Non
     assert Path(target).stat().st_mode & 0o7777 == 0o4751
     local.copy_out(target, back)
     assert back.read_bytes() == data
+
+
+@pytest.mark.parametrize("name", ANY, ids=range(len(ANY)))
+def test_copies_whatever_the_name(local: LocalMachine, tmp_path: Path, name: str) -> None:
+    """Of files, of what is in folders, and of the folders themselves, on both sides."""
+    for folder in ("here", "there", "back"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "here" / name).write_text("text")
+    local.copy_in(tmp_path / "here" / name, f"{tmp_path}/there/{name}")
+    assert (tmp_path / "there" / name).read_text() == "text"
+    local.copy_in(b"deep", f"{tmp_path}/deep/{name}/{name}/{name}")
+    assert (tmp_path / "deep" / name / name / name).read_text() == "deep"
+    local.copy_in(tmp_path / "here", f"{tmp_path}/whole/{name}")
+    assert (tmp_path / "whole" / name / name).read_text() == "text"
+    local.copy_out(f"{tmp_path}/there/{name}", tmp_path / "back" / name)
+    assert (tmp_path / "back" / name).read_text() == "text"
+    assert [path.name for path in (tmp_path / "back").iterdir()] == [name]
+
+
+def test_relative_names_are_of_the_root_there(local: LocalMachine, tmp_path: Path) -> None:
+    inside = str(tmp_path).removeprefix("/")
+    local.copy_in(b"text", f"{inside}/-file")
+    local.copy_out(f"{inside}/-file", tmp_path / "back")
+    assert (tmp_path / "back").read_text() == "text"
+
+
+def test_a_pipe_is_no_file_to_copy(local: LocalMachine, tmp_path: Path) -> None:
+    """Reading one would wait for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RequestError, match="pipe: neither a file nor a folder"):
+        local.copy_in(tmp_path / "pipe", f"{tmp_path}/target")
+    with pytest.raises(FileNotFoundError, match="missing"):
+        local.copy_in(tmp_path / "missing", f"{tmp_path}/target")
+
+
+def test_a_message_has_a_length(local: LocalMachine) -> None:
+    """Of the report of a run with hundreds of failures each takes some KiB."""
+    with pytest.raises(CommandFailed) as caught:
+        local.succeed("echo begin; head -c 1000000 /dev/zero | tr '\\0' x; echo; echo end; exit 1")
+    said = str(caught.value)
+    assert len(said) < 40_000 and "begin" in said and "\nend" in said and "left out" in said
+    assert len(caught.value.result.stdout) > 1_000_000
 
 
 def test_copy_in_bytes_and_folders(local: LocalMachine, tmp_path: Path) -> None:
