@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vm import folders
+from vm import folders, mirrors
 from vm.errors import RequestError
 from vm.processes import Say, run
 from vm.recipe import sources
@@ -21,7 +21,10 @@ def fetch(package: str, suite: str, *, say: Say = print) -> Path:
     for folder in ("lists/partial", "archives/partial", "debs"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     (base / "status").touch()
-    lines = [line.replace("deb ", f"deb [signed-by={KEYRING}] ", 1) for line in sources(suite)]
+    known = mirrors.mirrors()
+    lines = [
+        line.replace("deb ", f"deb [signed-by={KEYRING}] ", 1) for line in sources(suite, known)
+    ]
     (base / "sources.list").write_text("\n".join(lines) + "\n")
     places = {
         "Dir::Etc::SourceList": base / "sources.list",
@@ -34,6 +37,7 @@ def fetch(package: str, suite: str, *, say: Say = print) -> Path:
         "APT::Sandbox::User": "root",
     }
     flags = [flag for name, value in places.items() for flag in ("-o", f"{name}={value}")]
+    flags += ["-c", str(mirrors.settings(base, known.logins))]
     busy = lambda: say(f"package {package} of {suite}: waiting for another run that fetches one")
     with folders.Lock(base / "lock", wait=True, busy=busy):
         for command in (["update", "--error-on=any"], ["download", package]):

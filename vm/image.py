@@ -19,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vm import folders
+from vm import folders, mirrors
 from vm.errors import HostError
 from vm.processes import Say, as_root, explain, run
 from vm.recipe import AGENT, BOOT_MODULES, DISK, EXCLUDED, GUEST, INIT, Recipe, recipe
@@ -167,7 +167,7 @@ def _guest(work: Path) -> Path:
 def _bootstrap(wanted: Recipe, guest: Path, work: Path, step: Say) -> None:
     """Fill the folder `tree`. Contained, so that nothing of it, no mount either, is left behind."""
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
-    options += [f"--aptopt={setting}" for setting in _apt_settings()]
+    options += [f"--aptopt={mirrors.settings(work, mirrors.mirrors().logins)}"]
     hooks = [f"copy-in {' '.join(map(str, guest.iterdir()))} /"]
     hooks += ['chroot "$1" sh /customize && rm "$1/customize"']
     if wanted.scripts:
@@ -190,14 +190,6 @@ mkdir "$1/scripts" && cd "$1/scripts" && apt-get download orphan-sysvinit-script
 dpkg-deb -x orphan-*.deb . && cd usr/share/orphan-sysvinit-scripts
 cp {} "$1/etc/init.d/" && rm -r "$1/scripts"
 """
-
-
-def _apt_settings() -> list[str]:
-    """How this machine's own apt is set up to fetch: proxies, and what it takes for valid."""
-    listing = run("apt's settings", "apt-config", "dump", "--format=%f %v%n", "Acquire")
-    pairs = [line.partition(" ")[::2] for line in listing.splitlines()]
-    wanted = r"Acquire::(https?::.*Proxy.*|Check-Valid-Until|Retries)"
-    return [f'{name} "{value}"' for name, value in pairs if value and re.fullmatch(wanted, name)]
 
 
 def _initrd(tree: Path, work: Path) -> None:
