@@ -51,7 +51,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     import vm
 
+    given = [session.config.getoption(name) for name in ("--implementation", "--deb")]
     try:
+        for what in filter(None, given):
+            vm.look(Path(what), commands=["overlay-boot"])
         vm.prepare(url, say=lambda line: print(line, flush=True))
     except vm.VmError as error:
         pytest.exit(str(error), returncode=1)

@@ -32,7 +32,8 @@ from vm.errors import (
 from vm.machine import Machine, Result
 from vm.options import Wanted
 from vm.pool import Pool
-from vm.start import from_url, install, prepare, up
+from vm.software import install, look
+from vm.start import from_url, prepare, up
 
 __all__ = [
     "CommandFailed",
@@ -47,6 +48,7 @@ __all__ = [
     "Wanted",
     "from_url",
     "install",
+    "look",
     "prepare",
     "up",
 ]

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from vm import archive, cache, folders, image, processes, start
+from vm import archive, cache, folders, image, processes, software
 from vm.errors import CommandTimeout, RequestError, VmError
 from vm.machine import Sink
 from vm.options import Wanted, add_suite
@@ -84,10 +84,12 @@ def up(options: argparse.Namespace) -> int:
     """Start a machine that goes on running; prints its name."""
     begin = time.monotonic()
     wanted = Wanted.given(options, detached=True)
+    if options.install:
+        software.look(options.install)
     machine = wanted.made_by.up(wanted, say)
     try:
         if options.install:
-            start.install(machine, options.install)
+            software.install(machine, options.install)
         seconds = round(time.monotonic() - begin, 2)
         about = {"name": machine.name, "seconds": seconds}
         print(json.dumps(about) if options.json else machine.name, flush=True)

@@ -1,12 +1,9 @@
-"""From a suite's name to a running machine, and what is put into it."""
+"""From a suite's name to a running machine."""
 
 from __future__ import annotations
 
-import shlex
-from pathlib import Path
 from typing import Any
 
-from vm.errors import RequestError
 from vm.machine import Machine
 from vm.options import Wanted
 from vm.processes import Say
@@ -33,18 +30,3 @@ def prepare(url: str, *, say: Say = print) -> None:
     """Make what machines of that URL start from, where it is missing: `from_url` is quick then."""
     wanted = Wanted.from_url(url)
     wanted.made_by.prepare(wanted, say)
-
-
-def install(machine: Machine, what: Path) -> None:
-    """Put software into a machine: a .deb, or a folder that is laid over its root.
-
-    The machine need not reach any network, so what a package depends on has to be in the image.
-    """
-    if what.is_dir():
-        machine.copy_in(what, "/")
-    elif what.suffix == ".deb":
-        file = f"/root/{what.name}"
-        machine.copy_in(what, file)
-        machine.need(f"dpkg --install {shlex.quote(file)} && rm {shlex.quote(file)}", timeout=300)
-    else:
-        raise RequestError(f"{what}: neither a .deb nor a folder to lay over the machine's root")

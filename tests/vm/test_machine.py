@@ -119,12 +119,6 @@ def test_a_folder_laid_over_another_changes_only_what_it_brings(
     assert (tmp_path / "old/sub").stat().st_mode & 0o7777 == 0o700
 
 
-def test_install_takes_packages_and_folders_only(local: LocalMachine, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(RequestError, match="neither a .deb nor a folder"):
-        start.install(local, tmp_path / "file")
-
-
 @pytest.mark.parametrize(
     ("url", "why"),
     [
