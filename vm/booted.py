@@ -49,7 +49,7 @@ class Qemu(Provider):
             except (VmError, OSError) as error:
                 say(f"machine: no state can be kept or restored, so it boots: {error}")
         made = replace(made, network=wanted.network)
-        machine = QemuMachine.boot(source, made, wanted.suite, detached=wanted.detached)
+        machine = _boot(source, made, wanted.suite, detached=wanted.detached)
         if not wanted.cold:
             machine.can = frozenset()
         return machine
@@ -90,6 +90,15 @@ def kept(source: Image, made: Shape) -> Path:
     return source.folder / f"booted-{made.key}-{warm}"
 
 
+def _boot(source: Image, made: Shape, name: str, *, detached: bool = False) -> QemuMachine:
+    """A cold boot. Raises HostError where it fails for an image that is damaged."""
+    try:
+        return QemuMachine.boot(source, made, name, detached=detached)
+    except MachineError:
+        source.check(thoroughly=True)
+        raise
+
+
 def booted(source: Image, made: Shape, *, say: Say = print) -> Frozen:
     """The state after a boot of that image in that shape, warmed up: kept beside the image."""
     target = kept(source, made)
@@ -100,10 +109,10 @@ def booted(source: Image, made: Shape, *, say: Say = print) -> Frozen:
         say(f"machine: booting ({made.accelerator}, {made.init}) to keep the state after it")
         with folders.workspace("booted") as work:
             try:
-                machine = QemuMachine.boot(source, made, "boot")
+                machine = _boot(source, made, "boot")
             except MachineError as error:  # under TCG a kernel panics, once in some 100 boots
                 say(f"machine: boots once more: {error}")
-                machine = QemuMachine.boot(source, made, "boot")
+                machine = _boot(source, made, "boot")
             with machine:
                 for command in WARM:
                     machine.need(command, timeout=180)

@@ -27,29 +27,52 @@ from vm.errors import HostError
 LONGEST_RUN = 60
 
 
-def _named(variable: str, default: Path, mode: int, longest: int = 4096) -> Path:
+def _named(variable: str, default: Path | None, mode: int, longest: int = 4096) -> Path:
     """The folder that a variable names, else the default, made when missing. Raises HostError.
 
     What is abandoned in it gets removed, so one that holds other things is refused.
     """
     named = os.environ.get(variable)
-    folder = Path(os.path.abspath(named or default))
+    if not (named or default):
+        raise HostError(f"{variable}: user {os.geteuid()} has no home folder: name a folder")
+    folder = Path(os.path.abspath(named or default or ""))
     if not re.fullmatch(r"[\w./,+@=~:-]+", str(folder)):
         raise HostError(f"{variable}: a path without blanks, quotes and the like: {folder}")
     if len(bytes(folder)) > longest:
         raise HostError(f"{variable}: {folder} is longer than {longest} bytes")
-    mark = own(folder, mode) / ".claims"
-    if named and any(folder.iterdir()) and not mark.exists():
-        raise HostError(f"{variable}: {folder} holds other things: name an empty folder")
-    mark.touch(0o600)
+    try:
+        mark = own(folder, mode) / ".claims"
+        if named and any(folder.iterdir()) and not mark.exists():
+            raise HostError(f"{variable}: {folder} holds other things: name an empty folder")
+        mark.touch(0o600)
+    except OSError as error:
+        raise HostError(f"{variable}: {folder}: {error.strerror}: name another folder") from error
     return folder
 
 
 def cache() -> Path:
     """The folder of images, made when missing."""
-    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    base = Path("/var/cache") if os.geteuid() == 0 else users
-    return _named("VM_CACHE", base / "disposable-vm", 0o755)
+    base = Path("/var/cache") if os.geteuid() == 0 else _users_cache()
+    return _named("VM_CACHE", base and base / "disposable-vm", 0o755)
+
+
+def _users_cache() -> Path | None:
+    """The user's folder for such things; one without a home may have none."""
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        return None
+
+
+def check_programs_run() -> None:
+    """Raise HostError where an image cannot be made, since no program of it could run there."""
+    if os.statvfs(cache()).f_flag & os.ST_NOEXEC:
+        raise HostError(
+            f"VM_CACHE: {cache()} is mounted noexec, and making an image runs its programs: "
+            "name a folder elsewhere"
+        )
 
 
 def building() -> Path:

@@ -8,6 +8,7 @@ in the cache's `building` folder and is swept later.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import lzma
 import os
@@ -18,6 +19,7 @@ import subprocess
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from vm import folders, mirrors
 from vm.errors import HostError
@@ -53,6 +55,27 @@ class Image:
         return sum(file.stat().st_blocks * 512 for file in self.folder.rglob("*"))
 
     @property
+    def about(self) -> dict[str, Any]:
+        """What image.json holds."""
+        value: dict[str, Any] = json.loads((self.folder / "image.json").read_text())
+        return value
+
+    def check(self, *, thoroughly: bool = False) -> None:
+        """Raise HostError when a file of it is not as it was made: by its size, or its content."""
+        try:
+            about = self.about
+            for name, (size, digest) in about["files"].items():
+                file = self.folder / name
+                if file.stat().st_size != size or (thoroughly and _digest(file) != digest):
+                    raise ValueError(name)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            suite, flavour, _ = f"{self.folder.name}--".split("-", 2)
+            raise HostError(
+                f"image {self.folder} is damaged ({error}): "
+                f"python -m vm build {suite} --flavour {flavour} --fresh"
+            ) from error
+
+    @property
     def lock(self) -> Path:
         """Held, shared, by each machine that runs from this image or a state of it."""
         return self.folder / "used"
@@ -77,6 +100,7 @@ def build(suite: str, flavour: str = "plain", *, say: Say = print, fresh: bool =
     wanted = recipe(suite, flavour)
     image = Image(folders.own(folders.cache() / "images") / wanted.key)
     if image.folder.exists() and not fresh:
+        image.check()
         return image
     turn = folders.building() / f"{wanted.key}.turn"
     busy = lambda: say(f"image {suite}: waiting for another run that makes it")
@@ -114,11 +138,24 @@ def _build(wanted: Recipe, work: Path, say: Say) -> None:
     tools = ("mmdebstrap", "mke2fs", "qemu-img", "cpio", "cc", "ssh-keygen")
     if missing := [tool for tool in tools if not shutil.which(tool)]:
         raise HostError(f"missing here: {' '.join(missing)}: make vm-setup")
+    folders.check_programs_run()
     log.touch()
     result.mkdir()
     step(f"installing Debian's packages from {wanted.sources[0].split()[1]}")
     make("cc", "-static", "-Os", "-s", "-o", "vm-agent", AGENT)
-    make("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", wanted.key, "-f", "image/id_ed25519")
+    make(
+        *as_root(),
+        "ssh-keygen",
+        "-q",
+        "-t",
+        "ed25519",
+        "-N",
+        "",
+        "-C",
+        wanted.key,
+        "-f",
+        "image/id_ed25519",
+    )
     _bootstrap(wanted, _guest(work), work, step)
     step("making the disk")
     make(*as_root(), "sh", "-ec", _DISK, "sh", DISK)
@@ -130,7 +167,9 @@ def _build(wanted: Recipe, work: Path, say: Say) -> None:
     unpack_kernel(result / "vmlinuz", result / "vmlinux")
     keys = sorted((tree / "etc/ssh").glob("ssh_host_*_key.pub"))
     (result / "known_hosts").write_text("".join(f"* {key.read_text()}" for key in keys))
+    files = {file.name: (file.stat().st_size, _digest(file)) for file in sorted(result.iterdir())}
     about = asdict(wanted) | {
+        "files": files,
         "made": time.strftime("%FT%TZ", time.gmtime()),
         "kernel": kernel.name,
         "seconds": round(time.monotonic() - begin, 1),
@@ -138,6 +177,11 @@ def _build(wanted: Recipe, work: Path, say: Say) -> None:
     (result / "image.json").write_text(json.dumps(about, indent=2) + "\n")
     make(*as_root(), "rm", "-rf", "tree")
     step("done")
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 #: What stands in /dev is the kernel's business.

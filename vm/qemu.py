@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from vm import folders, processes
+from vm import diagnosis, folders, processes
 from vm.channel import Channel
 from vm.errors import HostError, MachineError, RequestError
 from vm.image import Image
@@ -206,16 +206,15 @@ class QemuMachine(Machine):
 
     def console(self) -> str:
         """All that the guest wrote to its serial console."""
-        file = self.folder / "console.log"
-        return file.read_text(errors="replace") if file.exists() else ""
+        return diagnosis.console(self.folder)
 
     def ssh_command(self) -> list[str]:
         """ssh as root with the image's own key, by a forward on 127.0.0.1."""
-        image = Path(self.shape.kernel).parent
+        image = Image(Path(self.shape.kernel).parent)
         options = {
-            "IdentityFile": image / "id_ed25519",
+            "IdentityFile": image.folder / "id_ed25519",
             "IdentitiesOnly": "yes",
-            "UserKnownHostsFile": image / "known_hosts",
+            "UserKnownHostsFile": image.folder / "known_hosts",
             "StrictHostKeyChecking": "yes",
             "HostKeyAlias": "disposable",
             "ControlMaster": "auto",
@@ -225,7 +224,7 @@ class QemuMachine(Machine):
             "Port": self.ssh_port(),
         }
         words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-        return ["ssh", "-F", "none", *words, "root@127.0.0.1"]
+        return [*processes.as_somebody(), "ssh", "-F", "none", *words, "root@127.0.0.1"]
 
     def ssh_port(self) -> int:
         """The port on 127.0.0.1 that leads to the guest's sshd, opened when first asked for."""
@@ -349,15 +348,10 @@ class QemuMachine(Machine):
         try:
             yield
         except MachineError as error:
-            raise MachineError("\n  ".join([f"{self.name}: {error}", *self._last()])) from error
-
-    def _last(self) -> list[str]:
-        """The last words of QEMU and the guest, and those of a panic before them."""
-        log = self.folder / "qemu.log"
-        said = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
-        console = self.console().splitlines()
-        panic = [line for line in console[:-12] if re.search("BUG:|Oops|RIP:|Kernel panic", line)]
-        return [*said, *panic, *console[-12:]]
+            if why := diagnosis.shortage(self.folder, self.memory, self._process, self._control):
+                raise HostError(f"{self.name}: {why}") from error
+            said = diagnosis.last_words(self.folder, self._process)
+            raise MachineError("\n  ".join([f"{self.name}: {error}", *said])) from error
 
     def disconnect(self) -> None:
         """Close the connections to QEMU; a detached machine runs on."""

@@ -15,39 +15,16 @@ from pathlib import Path
 
 import pytest
 
-import vm
 from tests.vm.conftest import leftovers, shared
 from vm import booted, cli, folders, image, recipe, start
 from vm.errors import HostError
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.usefixtures("ready")]
 SUITE = os.environ.get("SUITE", "trixie")
 ROOT = Path(__file__).parents[2]
 #: A child of a test that is run in the background would ignore Ctrl-C.
 SIGNALLED = ["env", "--default-signal=INT"]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts or makes users: run as root")
-
-
-@pytest.fixture(autouse=True)
-def ready(own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The image and its booted state are there; which accelerator it is need not be found."""
-    found = booted.accelerator(image.build(SUITE, say=cli.say), say=cli.say)
-    monkeypatch.setenv("VM_ACCEL", found)
-    vm.prepare(f"vm://{SUITE}", say=cli.say)
-
-
-@pytest.fixture
-def own_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A cache with the image in it, but no booted state; its files are the real one's."""
-    source = image.build(SUITE).folder
-    with tempfile.TemporaryDirectory(prefix="own-", dir=folders.cache()) as name:
-        target = Path(name) / "cache/images" / source.name
-        target.parent.mkdir(parents=True, mode=0o700)
-        skip = shutil.ignore_patterns("booted-*", "used", "booting")
-        shutil.copytree(source, target, copy_function=os.link, ignore=skip)
-        (Path(name) / "cache/.claims").touch()
-        monkeypatch.setenv("VM_CACHE", f"{name}/cache")
-        yield Path(name) / "cache"
 
 
 def started(*words: str, **more: object) -> subprocess.Popen[str]:
