@@ -37,11 +37,11 @@ def fetch(package: str, suite: str, *, say: Say = print) -> Path:
         "APT::Sandbox::User": "root",
     }
     flags = [flag for name, value in places.items() for flag in ("-o", f"{name}={value}")]
-    flags += ["-c", str(mirrors.settings(base, known.logins))]
-    busy = lambda: say(f"package {package} of {suite}: waiting for another run that fetches one")
-    with folders.Lock(base / "lock", wait=True, busy=busy):
+    what = f"package {package} of {suite}"
+    busy = lambda: say(f"{what}: waiting for another run that fetches one")
+    with folders.workspace("fetch") as work, folders.Lock(base / "lock", wait=True, busy=busy):
+        flags += ["-c", str(mirrors.settings(work, known.logins))]
         for command in (["update", "--error-on=any"], ["download", package]):
-            what = f"package {package} of {suite}"
             run(what, "apt-get", "-q", *flags, *command, folder=base / "debs")
     files = (base / "debs").glob(f"{package}_*.deb")
     return max(files, key=lambda file: file.stat().st_mtime)

@@ -200,6 +200,7 @@ def test_a_unique_start_of_a_name_does() -> None:
 FAKE_APT = """\\
 #!/bin/sh
 echo "$@" >> log
+cat "$(dirname "$0")"/../cache/building/fetch-*/auth.conf >> "$(dirname "$0")"/logins
 case "$*" in
 *update*) cp "$(dirname "$0")"/../cache/packages/sid/sources.list seen;;
 *none) echo "E: Unable to locate package none"; exit 100;;
@@ -209,12 +210,16 @@ esac
 
 
 def test_fetch(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By apt with folders of its own; the newest file counts."""
+    """By apt with folders of its own; the newest file counts, and a password is not kept."""
     (own_folders / "bin").mkdir()
     (own_folders / "bin/apt-get").write_text(FAKE_APT)
     (own_folders / "bin/apt-get").chmod(0o755)
     monkeypatch.setenv("PATH", f"{own_folders}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("MIRROR", "http://me:secret@mirror.example/debian")
     found = archive.fetch("thing", "sid")
+    assert "login me password secret" in (own_folders / "bin/logins").read_text()
+    kept = [file for file in folders.cache().rglob("*") if file.is_file()]
+    assert kept and not any(b"secret" in file.read_bytes() for file in kept)
     assert found == folders.cache() / "packages/sid/debs/thing_2_all.deb"
     said = (found.parent / "log").read_text()
     assert "Dir::State::Lists" in said and "Dir::Etc::SourceParts=/dev/null" in said

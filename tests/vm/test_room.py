@@ -71,19 +71,19 @@ def test_memory_that_fills_under_a_machine(
 @pytest.mark.usefixtures("ready")
 def test_a_damaged_image_says_how_to_make_it_anew(own_cache: Path) -> None:
     """One that is cut off, at once; one whose content is not as it was made, when it does not boot."""
-    source = image.build(SUITE)
-    kernel = source.kernel.read_bytes()
-    source.kernel.unlink()  # the link, not the real cache's file
+    file = image.build(SUITE).folder / "vmlinux"
+    kernel = file.read_bytes()
+    file.unlink()  # the link: the file is the real cache's
     anew = f"is damaged .*: python -m vm build {SUITE} --flavour plain --fresh"
     with pytest.raises(HostError, match=anew):
         image.build(SUITE)
-    source.kernel.write_bytes(kernel[:-1])
+    file.write_bytes(kernel[:-1])
     with pytest.raises(HostError, match=anew):
         start.up(SUITE)
-    source.kernel.write_bytes(bytes(len(kernel)))
+    file.write_bytes(bytes(len(kernel)))
     with pytest.raises(HostError, match=anew):
         start.up(SUITE, say=lambda line: None)
-    source.kernel.write_bytes(kernel)
+    file.write_bytes(kernel)
     start.up(SUITE, cold=True, init="small").close()
 
 
