@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -96,7 +97,19 @@ def install(machine: Machine, what: Path) -> None:
     look(what)
     if what.is_dir():
         machine.copy_in(what, "/", readable=True)
+        _compile(machine, [f"/{path}" for path in _files_of(what) if path.endswith(".py")])
         return
     file = f"/root/{what.name}"
     machine.copy_in(what, file)
     machine.need(f"dpkg --install {shlex.quote(file)} && rm {shlex.quote(file)}", timeout=300)
+
+
+def _compile(machine: Machine, modules: list[str]) -> None:
+    """Compile modules of Python, as dpkg does with a package's.
+
+    Else each machine made of that one does so anew, at first use. One that cannot be compiled is
+    no concern of who installs it: whoever imports it will see.
+    """
+    if modules:
+        names = os.fsencode("\n".join(modules))
+        machine.run("python3 -m compileall -q -i -", input=names, timeout=300)

@@ -108,25 +108,45 @@ def test_it_is_looked_at_before_a_machine_starts(
     assert done.returncode == 1 and not list(own_folders.glob("*/[!.b]*"))
 
 
+def inside(folder: Path) -> Path:
+    """Where in a folder a file lies that is to come to the same path as the folder in the machine,
+    which is this one: so nothing else is touched."""
+    return folder / "made" / str(folder).removeprefix("/") / "to"
+
+
 def test_a_folder_is_readable_in_the_machine_whatever_the_umask(
-    local: LocalMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    local: LocalMachine, tmp_path: Path
 ) -> None:
     """What was staged under umask 077 is for all to read there, as installed software is."""
     before = os.umask(0o077)
     try:
-        made = tree(tmp_path / "made", "usr/bin/command")
-        (made / "usr/lib").mkdir()
-        (made / "usr/lib/module").touch()
-        (made / "usr/bin/command").chmod(0o700)
+        tree(inside(tmp_path), "usr/bin/command").joinpath("usr/lib").mkdir()
+        (inside(tmp_path) / "usr/lib/data").touch()
+        (inside(tmp_path) / "usr/bin/command").chmod(0o700)
     finally:
         os.umask(before)
-    monkeypatch.setattr(
-        local, "copy_in", lambda what, to, **more: copy(what, f"{tmp_path}/to", **more)
-    )
-    copy = LocalMachine.copy_in.__get__(local)
-    software.install(local, made)
+    software.install(local, tmp_path / "made")
     modes = {name: (tmp_path / "to/usr" / name).stat().st_mode & 0o777 for name in MODES}
     assert modes == MODES
 
 
-MODES = {"bin": 0o755, "bin/command": 0o755, "lib": 0o755, "lib/module": 0o644}
+MODES = {"bin": 0o755, "bin/command": 0o755, "lib": 0o755, "lib/data": 0o644}
+
+
+@pytest.mark.parametrize("name", ["module.py", "a b'c é.py"])
+def test_modules_of_python_are_compiled_as_dpkg_does(
+    local: LocalMachine, tmp_path: Path, name: str
+) -> None:
+    """Else each machine made of that one compiles them when they are used first."""
+    (tree(inside(tmp_path), name) / name).write_text("x = 1\n")
+    software.install(local, tmp_path / "made")
+    (made,) = (tmp_path / "to/__pycache__").iterdir()
+    assert made.name.startswith(name.removesuffix("py")) and made.suffix == ".pyc"
+
+
+def test_a_module_that_cannot_be_compiled_is_left_to_who_imports_it(
+    local: LocalMachine, tmp_path: Path
+) -> None:
+    (tree(inside(tmp_path), "module.py") / "module.py").write_text("x = \n")
+    software.install(local, tmp_path / "made")
+    assert (tmp_path / "to/module.py").exists()
