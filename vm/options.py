@@ -26,7 +26,7 @@ class Provider(ABC):
     """A way to run machines."""
 
     can: frozenset[str]
-    """The options of `Wanted` that it can do, of those that not every provider can."""
+    """The abilities among the options of `Wanted` that it has."""
 
     @abstractmethod
     def up(self, wanted: Wanted, say: Say) -> Machine:
@@ -47,7 +47,10 @@ YES = {"yes": True, "no": False}
 
 
 def _option(default: Any, about: str, known: Iterable[str] | None = None, **more: Any) -> Any:
-    """A field with its help, its values where not all are taken, and whether a URL may name it."""
+    """A field with its help, and its values where not all are taken.
+
+    More: `url=False` for what no URL may name, `ability=True` for what not every provider can do.
+    """
     return field(default=default, metadata={"about": about, "known": known, **more})
 
 
@@ -58,20 +61,23 @@ class Wanted:
     suite: str = _option(recipe.DEFAULT, "suite of Debian's", recipe.SUITES, url=False)
     flavour: str = _option("plain", "packages beside the plain ones", recipe.FLAVOURS)
     provider: str = _option("qemu", "what runs the machine", PROVIDERS)
-    init: str = _option("systemd", "small: a script, which boots faster", INITS)
-    network: bool = _option(False, "reach what this machine reaches")
-    cold: bool = _option(False, "boot, restore no kept state")
-    detached: bool = _option(False, "run on when this process ends", url=False)
+    init: str = _option("systemd", "small: a script, which boots faster", INITS, ability=True)
+    network: bool = _option(False, "reach what this machine reaches", ability=True)
+    cold: bool = _option(False, "boot, restore no kept state", ability=True)
+    detached: bool = _option(False, "outlive the command", ability=True, url=False)
 
     def __post_init__(self) -> None:
         for one in fields(self):
             given, known = getattr(self, one.name), one.metadata["known"]
             if known is not None:
                 RequestError.unless_known(one.name, given, known)
-        for name in ("init", "network", "cold", "detached"):
-            if getattr(self, name) != _defaults()[name] and name not in self.made_by.can:
-                can = ", ".join(sorted(self.made_by.can)) or "none of these"
-                raise RequestError(f"provider {self.provider} cannot do {name!r}, but {can}")
+        can = self.made_by.can
+        for one in (one for one in fields(self) if one.metadata.get("ability")):
+            if getattr(self, one.name) != one.default and one.name not in can:
+                others = ", ".join(sorted(can)) or "none of these"
+                raise RequestError(
+                    f"provider {self.provider} cannot do {one.name!r}, but {others}"
+                )
 
     @property
     def made_by(self) -> Provider:
@@ -101,10 +107,6 @@ class Wanted:
         """By the options of a command or of pytest that were made by `add`."""
         named = {one.name: getattr(namespace, prefix + one.name, None) for one in fields(cls)}
         return cls(**{name: value for name, value in named.items() if value is not None} | more)
-
-
-def _defaults() -> dict[str, Any]:
-    return {one.name: one.default for one in fields(Wanted)}
 
 
 def _values(one: Field[Any]) -> Iterable[str]:

@@ -3,13 +3,21 @@ where the passwords of their addresses get to."""
 
 from __future__ import annotations
 
+import base64
 import os
+import re
+import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
-from vm import cache, cli, mirrors, recipe
+from tests.vm.conftest import SUITE
+from vm import cache, cli, folders, image, mirrors, recipe
 from vm.errors import HostError
 from vm.mirrors import Mirrors
 
@@ -179,3 +187,58 @@ def test_a_password_that_apt_cannot_take(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(HostError, match="a.invalid: apt takes no blank") as caught:
         mirrors.mirrors()
     assert "a b" not in str(caught.value) and os.environ["MIRROR"] not in str(caught.value)
+
+
+class Guarded(BaseHTTPRequestHandler):
+    """A mirror that wants a password, in front of the one that this machine has."""
+
+    protocol_version = "HTTP/1.1"
+    upstream = ""
+    login = base64.b64encode("me:s3cr3t-wörd".encode()).decode()
+
+    def do_GET(self) -> None:
+        """Refuse, or hand on."""
+        status, data = 401, b""
+        if self.headers.get("Authorization") == f"Basic {self.login}":
+            try:
+                with urllib.request.urlopen(self.upstream + self.path) as answer:
+                    status, data = 200, answer.read()
+            except urllib.error.HTTPError as error:
+                status = error.code
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.mark.vm
+def test_an_image_is_made_with_passwords_and_has_none(
+    own_folders: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Those of the mirror and of a proxy, nor paths of this machine; what else apt is told stays."""
+    Guarded.upstream = mirrors.mirrors().main
+    (own_folders / "apt.conf").write_text(
+        'Acquire::http::Proxy::other.invalid "http://you:pr0xy-p4ss@127.0.0.1:9";\n'
+        'Acquire::https::CaInfo "/etc/ssl/certs/own.pem"; Acquire::http::Timeout "33";\n'
+    )
+    monkeypatch.setenv("APT_CONFIG", str(own_folders / "apt.conf"))
+    said: list[str] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Guarded) as server:
+        Thread(target=server.serve_forever).start()
+        try:
+            place = f"127.0.0.1:{server.server_port}"
+            monkeypatch.setenv("MIRROR", f"http://me:s3cr3t-w%C3%B6rd@{place}")
+            made = image.build(SUITE, say=said.append)
+        finally:
+            server.shutdown()
+    assert any(place in line for line in said) and not any("s3cr3t" in line for line in said)
+    secrets = ["grep", "-rlaE", "s3cr3t|pr0xy-p4ss", folders.cache()]
+    assert subprocess.run(secrets, stdout=subprocess.PIPE, check=False).stdout == b""
+    subprocess.run(["qemu-img", "convert", "-O", "raw", made.disk, tmp_path / "raw"], check=True)
+    show = ["debugfs", "-R", "cat /etc/apt/apt.conf.d/99mmdebstrap", tmp_path / "raw"]
+    left = subprocess.run(show, capture_output=True, check=True).stdout.decode()
+    assert 'Acquire::http::Timeout "33";' in left
+    assert not re.search('@|"/|netrc', left)
