@@ -51,9 +51,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     import vm
 
+    given = [session.config.getoption(name) for name in ("--implementation", "--deb")]
     try:
+        for what in filter(None, given):
+            vm.look(Path(what), commands=["overlay-boot"])
         vm.prepare(url, say=lambda line: print(line, flush=True))
-    except vm.MachineError as error:
+    except vm.VmError as error:
         pytest.exit(str(error), returncode=1)
 
 
@@ -63,7 +66,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         import vm
         from vm.folders import sweep
 
-        with suppress(vm.MachineError):  # a folder that cannot be used has been told of
+        with suppress(vm.VmError):  # a folder that cannot be used has been told of
             sweep()
 
 

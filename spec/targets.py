@@ -267,7 +267,7 @@ class Virtual(Target):
         machine, self.disposable = fresh_each(url)
         try:
             self.machine = self.first = vm.from_url(machine)
-        except vm.MachineError as error:
+        except vm.VmError as error:
             raise TargetError(str(error)) from error
         self.pool: vm.Pool | None = None
 
@@ -275,7 +275,7 @@ class Virtual(Target):
         raise NotImplementedError("commands go over the machine's own channel")
 
     def run(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
-        from vm import CommandTimeout, MachineError
+        from vm import CommandTimeout, VmError
 
         whole = f"export PATH={shlex.quote(self.path)}\n{command}"
         status = None
@@ -284,7 +284,7 @@ class Virtual(Target):
             done = self.machine.run(whole, timeout=limit, input=input.encode())
         except CommandTimeout as late:
             done, status = late.result, 124
-        except MachineError as error:
+        except VmError as error:
             raise TargetError(str(error)) from error
         out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
         return Result(command, done.status if status is None else status, out, err)
@@ -302,7 +302,7 @@ class Virtual(Target):
             return
         try:
             self.first.snapshot("installed")
-        except vm.MachineError as error:
+        except vm.VmError as error:
             self.note = f"all tests in one machine: {str(error).splitlines()[0]}"
             self.disposable = False
         else:
@@ -318,7 +318,7 @@ class Virtual(Target):
         with ExitStack() as stack:
             try:
                 self.machine = stack.enter_context(self.pool.take())
-            except (vm.MachineError, OSError) as error:
+            except (vm.VmError, OSError) as error:
                 raise TargetError(f"no fresh machine: {error}") from error
             yield
 
