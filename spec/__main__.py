@@ -62,6 +62,7 @@ def _run(options: argparse.Namespace) -> int:
     for name in ("implementation", "deb", "results", "expectations"):
         if value := getattr(options, name):
             words.append(f"--{name}={value.absolute()}")
+    words.append(f"--patience={options.patience}")
     words += ["--allow-preconditions"] if options.allow_preconditions else []
     words += ["-k", options.keyword] if options.keyword else []
     words += ["-n", options.number] if options.number else []
@@ -143,6 +144,13 @@ def _add_run_options(add: argparse.ArgumentParser) -> None:
     add.add_argument("--page", choices=PAGES, default="ours", help="whose promises are in force")
     add.add_argument("--results", metavar="FILE", type=Path, help="where to write results.json")
     _add_verdict_options(add)
+    add.add_argument(
+        "--patience",
+        metavar="FACTOR",
+        type=float,
+        default=1.0,
+        help="wait so many times as long as the measured target needs (default 1)",
+    )
     add.add_argument("-k", dest="keyword", metavar="WORDS", help="only tests that match")
     add.add_argument("-n", dest="number", metavar="N", help="as many tests at once")
     add.add_argument("rest", nargs="*", metavar="-- ARGUMENT", help="more arguments for pytest")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from spec import waiting
 from spec.plugin import describe, judge_run, precondition, record_evidence
 from spec.subhost import MAKE_TINY, ROOT, TINY, Subhost
 from spec.targets import Here, Host, Ssh, Target, TargetError, Virtual, fresh_each
@@ -145,6 +146,7 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     """Where the subhosts run, with the implementation installed."""
     place = make_target(request.config)
     try:
+        waiting.learn(place, request.config.getoption("--patience"))
         about = install(place, request.config)
         system = place.run(". /etc/os-release; echo $PRETTY_NAME; uname -r; uname -m").out.split(
             "\n"
@@ -154,9 +156,9 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
             "system": system[0],
             "kernel": system[1],
             "machine": system[2],
+            "pace": f"{place.pace * 1000:.1f} ms for a fork with a mount namespace",
         }
         describe(request.config, implementation=about, target=where)
-        place.patience = request.config.getoption("--patience") or place.patience
         place.succeed(f"mkdir -p {ROOT}")
         place.succeed(MAKE_TINY)
         place.freeze()

@@ -11,6 +11,7 @@ Loaded by pyproject.toml's addopts (-p spec.plugin). Tests use from here:
 from __future__ import annotations
 
 import textwrap
+import traceback
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -88,7 +89,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--page", choices=PAGES, default="ours", help="whose promises are in force")
     group.addoption("--results", metavar="FILE", type=Path, help="where to write results.json")
     group.addoption(
-        "--patience", metavar="FACTOR", type=float, help="wait so many times as long (vm: 4)"
+        "--patience",
+        metavar="FACTOR",
+        type=float,
+        default=1.0,
+        help="wait so many times as long as the measured target needs",
     )
     group.addoption("--expectations", metavar="FILE", type=Path, help="known failures (TOML)")
     group.addoption(
@@ -166,7 +171,20 @@ def _verdict(report: pytest.TestReport, error: BaseException | None) -> str:
         return "pass"
     if report.skipped:
         return "precondition" if str(error).startswith(PRECONDITION) else "skip"
-    return "fail" if isinstance(error, FAILURES) else "error"
+    if isinstance(error, FAILURES) and (_asserts(error) or _in_test(error)):
+        return "fail"
+    return "error"
+
+
+def _asserts(error: BaseException) -> bool:
+    return isinstance(error, (AssertionError, pytest.fail.Exception))
+
+
+def _in_test(error: BaseException) -> bool:
+    """Whether it comes of a test's own lines, and not of what the spec does around them."""
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    ours = [file for file in files if FOLDER in file.parents or file.name.startswith("test_")]
+    return bool(ours) and ours[-1].name.startswith("test_")
 
 
 def _line(text: str) -> str:
