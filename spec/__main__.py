@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -51,7 +52,7 @@ def _coverage(options: argparse.Namespace) -> int:
 
     if not options.reference:
         raise PageError("coverage: the reference page is needed: --reference FILE")
-    print(table(options.reference.read_text()), end="")
+    print(table(options.reference.read_text(encoding="utf-8")), end="")
     return 0
 
 
@@ -80,11 +81,11 @@ def _report(options: argparse.Namespace) -> int:
     if options.html:
         from spec.report_html import html
 
-        options.html.write_text(html(runs))
+        options.html.write_text(html(runs), encoding="utf-8")
     if options.junit:
-        options.junit.write_text(report.junit(runs[0]))
+        options.junit.write_text(report.junit(runs[0]), encoding="utf-8")
     if options.tap:
-        options.tap.write_text(report.tap(runs[0]))
+        options.tap.write_text(report.tap(runs[0]), encoding="utf-8")
     if not (options.html or options.junit or options.tap):
         for run in runs:
             print("\n".join(report.summary(run)))
@@ -207,6 +208,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run one command; its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a locale may lack the signs of a sentence
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args()
     try:
         status: int = options.call(options)

@@ -10,7 +10,6 @@ Loaded by pyproject.toml's addopts (-p spec.plugin). Tests use from here:
 
 from __future__ import annotations
 
-import textwrap
 import traceback
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ import pytest
 from spec import expectations
 from spec.clauses import FOLDER, PAGES, PageError, clauses
 from spec.recorder import About, Recorder
-from spec.results import Evidence, Outcome, clean, excuse
+from spec.results import Evidence, Outcome, clean, excuse, one_line
 
 PRECONDITION = "precondition: "
 # A promise that was not kept, also where what was seen cannot be taken apart as what was promised.
@@ -48,8 +47,11 @@ def record_evidence(request: pytest.FixtureRequest, title: str, text: Text) -> N
     request.node.stash.setdefault(_EVIDENCE, []).append((title, text))
 
 
-def judge_run(config: pytest.Config, promise: str, problem: str | None) -> None:
-    """Say whether something holds for the run as a whole, once all tests are over.
+def judge_run(
+    config: pytest.Config, promise: str, problem: str | None, verdict: str = "fail"
+) -> None:
+    """Say whether something holds for the run as a whole, once all tests are over; with a problem
+    the verdict is fail, or error where nobody can know.
 
     For a fixture of the session: an assertion in one would count against the last test.
     """
@@ -57,9 +59,9 @@ def judge_run(config: pytest.Config, promise: str, problem: str | None) -> None:
         "id": promise,
         "promise": promise,
         "clauses": [],
-        "verdict": "fail" if problem else "pass",
+        "verdict": verdict if problem else "pass",
         "seconds": 0,
-        "reason": _line(problem) if problem else None,
+        "reason": one_line(problem) if problem else None,
         "details": clean(problem) if problem else None,
         "evidence": [],
         "expected": None,
@@ -74,7 +76,10 @@ def describe(
 
     Call it before the first test: the name and version choose the file of expectations.
     """
-    config.stash[_ABOUT].update(implementation=dict(implementation), target=dict(target))
+    about = {"implementation": implementation, "target": target}
+    config.stash[_ABOUT].update(
+        {of: {key: clean(text) for key, text in said.items()} for of, said in about.items()}
+    )
     config.stash[_EXPECTED] = expectations.known(
         implementation, config.getoption("--expectations")
     )
@@ -187,11 +192,6 @@ def _in_test(error: BaseException) -> bool:
     return bool(ours) and ours[-1].name.startswith("test_")
 
 
-def _line(text: str) -> str:
-    """The beginning of a text as one line."""
-    return textwrap.shorten(clean(text), 240, placeholder=" …")
-
-
 def _gather(item: pytest.Item, failed: bool) -> list[Evidence]:
     found: list[Evidence] = []
     for title, text in item.stash.get(_EVIDENCE, []):
@@ -225,12 +225,15 @@ def pytest_runtest_makereport(
         "clauses": ids_of(item),
         "verdict": verdict,
         "seconds": round(report.duration, 3),
-        "reason": _line(str(error).removeprefix(PRECONDITION) or repr(error)) if error else None,
+        "reason": one_line(str(error).removeprefix(PRECONDITION) or repr(error))
+        if error
+        else None,
         "details": clean(report.longreprtext) if report.failed else None,
         "evidence": _gather(item, verdict in ("fail", "error")),
         "expected": None,
     }
     found["expected"] = expected = excuse(found, item.config.stash[_EXPECTED])
+    report.spec_about = item.config.stash[_ABOUT]  # type: ignore[attr-defined]
     report.spec = found  # type: ignore[attr-defined]  # xdist carries it to the controller
     if report.failed:
         for clause in (clauses()[name] for name in ids_of(item)):
