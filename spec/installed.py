@@ -42,21 +42,26 @@ def install(target: Target, folder: Path | None, deb: Path | None) -> dict[str, 
     """
     if folder and folder.suffix == ".deb":
         folder, deb = None, folder
+    where = None
     if deb:
         about = _package(target, deb)
     elif folder and isinstance(target, Virtual):
         target.install(folder)
         about = {}
+    elif folder:
+        about, where = {}, target.place(folder)
+        target.path = f"{where}:{target.path}"
     else:
-        if folder:
-            target.path = f"{folder}:{target.path}"
         about = {}
     found = _digests(target, FOUND)
     if "overlay-boot" not in found:
         raise TargetError("no overlay-boot on the target's PATH: give --implementation or --deb")
     boot = target.succeed("command -v overlay-boot").strip()
-    if folder and not isinstance(target, Virtual) and boot != f"{folder}/overlay-boot":
+    if where and boot != f"{where}/overlay-boot":
         raise TargetError(f"{target.name} has no {folder}/overlay-boot")
+    tried = target.run("overlay-boot --help < /dev/null")
+    if tried.status in (126, 127):
+        raise TargetError(f"{boot} cannot be run on {target.name}: {tried.err.strip()}")
     if deb:
         _compare(target, deb, found)
     else:

@@ -140,6 +140,10 @@ class Target(ABC):
 
         return Host(Backend(self.name))
 
+    def place(self, folder: Path) -> str:
+        """Where the target has a folder of commands of this machine."""
+        return str(folder)
+
     def freeze(self) -> None:  # noqa: B027
         """What is there now is what every test starts from."""
 
@@ -190,6 +194,7 @@ class Ssh(Target):
         os.rmdir(self.folder)
 
 
+PLACE = "/opt/implementation"
 OWN = ("/run", "/tmp", "/opt", "/srv")  # what the sandbox has of its own
 SANDBOX = r"""
 set -e
@@ -266,6 +271,13 @@ class Here(Target):
         if self.sandbox.poll() is not None:
             raise TargetError("the sandbox has ended")
         return [*self.enter, "/bin/sh", "-c", command]
+
+    def place(self, folder: Path) -> str:
+        """Blanks in the path of a checkout are not what is tested: it is mounted on another."""
+        if " " not in str(folder):
+            return str(folder)
+        self.succeed(f"mkdir -p {PLACE} && mount --bind {shlex.quote(str(folder))} {PLACE}")
+        return PLACE
 
     def close(self) -> None:
         self.sandbox.kill()

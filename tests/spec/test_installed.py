@@ -89,9 +89,13 @@ def test_a_folder_of_commands(target: Here, tmp_path: Path) -> None:
         install(target, folder, None)
     (folder / "overlay-boot").write_text(SCRIPT)
     (folder / "overlay-boot").chmod(0o755)
+    (folder / "overlay-boot").write_text("#!/nowhere/python\n")
+    with pytest.raises(TargetError, match="overlay-boot cannot be run on here: .*not found"):
+        install(target, folder, None)
+    (folder / "overlay-boot").write_text(SCRIPT)
     about = install(target, folder, None)
-    assert about["source"] == f"{folder}/overlay-boot" and about["name"] == "ours"
-    assert f"{folder}/overlay-boot" in about["commands"]
+    assert about["source"] == "/opt/implementation/overlay-boot" and about["name"] == "ours"
+    assert "/opt/implementation/overlay-boot" in about["commands"]
 
 
 def test_what_is_left_is_told_from_what_was_there(target: Here) -> None:
