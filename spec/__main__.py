@@ -13,6 +13,7 @@ from pathlib import Path
 from spec import results
 from spec.clauses import FOLDER, PAGES, PageError, clauses, in_force
 from spec.expectations import known
+from spec.installed import page_of
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -33,6 +34,14 @@ def _list(options: argparse.Namespace) -> int:
         why = f"not tested: {clause.untested}" if clause.untested else "no test"
         for line in row["tests"] or [why]:
             print(f"      {line}")
+    return 0
+
+
+def _where(options: argparse.Namespace) -> int:
+    from spec.catalogue import collect
+    from spec.where import where
+
+    print("\n".join(where(options.clause, collect())))
     return 0
 
 
@@ -59,7 +68,7 @@ def _coverage(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     words = [sys.executable, "-m", "pytest", str(FOLDER), f"--target={options.target}"]
     words += ["-p", "no:cacheprovider"]  # its folder may be root's
-    words += [f"--page={options.page}"]
+    words += [f"--page={options.page or page_of(options.deb or options.implementation)}"]
     for name in ("implementation", "deb", "results", "expectations"):
         if value := getattr(options, name):
             words.append(f"--{name}={value.absolute()}")
@@ -142,7 +151,11 @@ def _add_run_options(add: argparse.ArgumentParser) -> None:
         help="folder of the commands; for vm:// a tree to lay over the root, or a .deb",
     )
     what.add_argument("--deb", metavar="FILE", type=Path, help="package of the commands")
-    add.add_argument("--page", choices=PAGES, default="ours", help="whose promises are in force")
+    add.add_argument(
+        "--page",
+        choices=PAGES,
+        help="whose promises are in force (default: 1.6 for Debian's own package, else ours)",
+    )
     add.add_argument("--results", metavar="FILE", type=Path, help="where to write results.json")
     _add_verdict_options(add)
     add.add_argument(
@@ -167,6 +180,10 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--json", action="store_true", help="as an array of objects")
     add.add_argument("--page", choices=PAGES, help="only those in force in this version")
     add.set_defaults(call=_list)
+
+    add = commands.add_parser("where", help="a clause's sentence, its tests, and the code of it")
+    add.add_argument("clause", nargs="+", metavar="CLAUSE")
+    add.set_defaults(call=_where)
 
     add = commands.add_parser("check", help="check that every clause has a test; boots nothing")
     add.set_defaults(call=_check)

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+from spec.clauses import PageError
 from spec.targets import Target, TargetError, Virtual
 
 COMMANDS = tuple(f"overlay-{end}" for end in ("boot", "diskfile", "go", "list", "share", "stop"))
@@ -31,6 +32,23 @@ for file in usr/sbin/overlay-* usr/bin/overlay-*; do
     done
     [ ! -f "$file" ] || echo "$name $(sha256sum < "$file" | cut -c 1-64) $file"
 done"""
+
+
+def page_of(given: Path | None) -> str:
+    """Whose promises what is given is held to: 1.6 for Debian's own package, else ours.
+
+    Raises PageError for a package that cannot be read.
+    """
+    if given is None or given.suffix != ".deb":
+        return "ours"
+    command = ["dpkg-deb", "--field", str(given), "Package"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except OSError as error:
+        raise PageError(f"{given}: say --page, since there is no dpkg-deb: {error}") from None
+    except subprocess.CalledProcessError as error:
+        raise PageError(f"{given}: no package of Debian: {error.stderr.strip()}") from None
+    return "1.6" if done.stdout.strip() == "overlay-boot" else "ours"
 
 
 def install(target: Target, folder: Path | None, deb: Path | None) -> dict[str, str]:
