@@ -73,6 +73,8 @@ def _run(options: argparse.Namespace) -> int:
         if value := getattr(options, name):
             words.append(f"--{name}={value.absolute()}")
     words.append(f"--patience={options.patience}")
+    words += ["--all"] if options.all else []
+    words += [f"--shard={options.shard}"] if options.shard else []
     words += ["--allow-preconditions"] if options.allow_preconditions else []
     words += ["-k", options.keyword] if options.keyword else []
     words += ["-n", options.number] if options.number else []
@@ -120,9 +122,34 @@ def _compare(options: argparse.Namespace) -> int:
     from spec.report import compare
 
     before, after = (results.load(path) for path in (options.before, options.after))
-    lines = compare(before, after)
-    print("\n".join(lines or ["no clause differs"]))
-    return 1 if lines else 0
+    rows = compare(before, after)
+    for word, line in rows:
+        print(f"{word:8}{line}")
+    neither = [
+        new["id"]
+        for old, new in zip(
+            results.align(before).values(), results.align(after).values(), strict=True
+        )
+        if old["verdict"] == new["verdict"] == "untested" and not new["untested"]
+    ]
+    if neither:
+        print(f"{len(neither)} clauses were tested in neither: run the spec with --all for them")
+    if not rows:
+        print("nothing differs")
+    return 1 if {word for word, _ in rows} - {"better"} else 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from spec.report import summary
+    from spec.shards import durations, merge
+
+    run = merge([results.load(path) for path in options.results], options.expectations)
+    results.save(run, options.into)
+    if options.durations:
+        options.durations.write_text(durations(run), encoding="utf-8")
+    bad = results.trouble(run, allow_preconditions=options.allow_preconditions)
+    print("\n".join([*summary(run), *bad]))
+    return 1 if bad else 0
 
 
 def _conformance(options: argparse.Namespace) -> int:
@@ -156,6 +183,10 @@ def _add_run_options(add: argparse.ArgumentParser) -> None:
         choices=PAGES,
         help="whose promises are in force (default: 1.6 for Debian's own package, else ours)",
     )
+    add.add_argument(
+        "--all", action="store_true", help="also test what that page does not promise"
+    )
+    add.add_argument("--shard", metavar="I/N", help="only part I of N, of like durations")
     add.add_argument("--results", metavar="FILE", type=Path, help="where to write results.json")
     _add_verdict_options(add)
     add.add_argument(
@@ -212,10 +243,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_verdict_options(add)
     add.set_defaults(call=_judge)
 
-    add = commands.add_parser("compare", help="clauses whose verdict differs; 1 if any does")
+    add = commands.add_parser(
+        "compare", help="what is better or worse in B, on any page; 1 if any is not better"
+    )
     add.add_argument("before", type=Path, metavar="A")
     add.add_argument("after", type=Path, metavar="B")
     add.set_defaults(call=_compare)
+
+    add = commands.add_parser("merge", help="the results of all shards as one; judges as run does")
+    add.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
+    add.add_argument("--into", type=Path, metavar="FILE", required=True, help="where to write it")
+    add.add_argument("--durations", type=Path, metavar="FILE", help="write what each test took")
+    _add_verdict_options(add)
+    add.set_defaults(call=_merge)
 
     add = commands.add_parser("conformance", help="print docs/conformance.md")
     add.add_argument("results", nargs="+", type=Path, metavar="RESULTS")

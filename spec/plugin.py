@@ -10,6 +10,7 @@ Loaded by pyproject.toml's addopts (-p spec.plugin). Tests use from here:
 
 from __future__ import annotations
 
+import argparse
 import traceback
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from spec import expectations
 from spec.clauses import FOLDER, PAGES, PageError, clauses
 from spec.recorder import About, Recorder
 from spec.results import Evidence, Outcome, clean, excuse, one_line
+from spec.shards import parse, share
 
 PRECONDITION = "precondition: "
 # A promise that was not kept, also where what was seen cannot be taken apart as what was promised.
@@ -85,6 +87,13 @@ def describe(
     )
 
 
+def _shard(text: str) -> tuple[int, int]:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of the spec."""
     group = parser.getgroup("spec", "the executable spec of overlay-boot(8)")
@@ -92,6 +101,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--implementation", metavar="DIR", help="see python -m spec run --help")
     group.addoption("--deb", metavar="FILE", help="Debian package of the commands to test")
     group.addoption("--page", choices=PAGES, default="ours", help="whose promises are in force")
+    group.addoption(
+        "--all", action="store_true", help="also the tests of what that page does not promise"
+    )
+    group.addoption("--shard", metavar="I/N", type=_shard, help="only part I of N")
     group.addoption("--results", metavar="FILE", type=Path, help="where to write results.json")
     group.addoption(
         "--patience",
@@ -136,6 +149,17 @@ def ids_of(node: pytest.Item) -> list[str]:
     return [str(name) for mark in node.iter_markers("clause") for name in mark.args]
 
 
+def name_of(item: pytest.Item) -> str:
+    """The test's id, relative to spec/."""
+    return item.nodeid.removeprefix(f"{FOLDER.name}/")
+
+
+def promised(item: pytest.Item, page: str) -> bool:
+    """Whether a version of the page makes one of the test's promises; a test of none counts."""
+    ids = ids_of(item)
+    return not ids or any(page in clauses()[name].pages for name in ids)
+
+
 def promise_of(item: pytest.Item) -> str:
     """The promise that a test checks: its docstring on one line."""
     return " ".join((getattr(item, "function", item).__doc__ or "").split())
@@ -159,13 +183,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of which no clause is in force."""
+    """Leave out the tests of which no clause is in force, and those of other shards."""
     page = config.getoption("--page")
-    out = [
-        item
-        for item in items
-        if (ids := ids_of(item)) and not any(page in clauses()[name].pages for name in ids)
-    ]
+    out = [item for item in items if not config.option.all and not promised(item, page)]
+    if shard := config.option.shard:
+        mine = share([name_of(item) for item in items if item not in out], *shard)
+        out += [item for item in items if item not in out and name_of(item) not in mine]
     if out:
         items[:] = [item for item in items if item not in out]
         config.hook.pytest_deselected(items=out)
@@ -218,9 +241,8 @@ def pytest_runtest_makereport(
     report: pytest.TestReport = outcome.get_result()
     error = call.excinfo.value if call.excinfo else None
     verdict = _verdict(report, error)
-    name = item.nodeid.removeprefix(f"{FOLDER.name}/")
     found: Outcome = {
-        "id": name,
+        "id": name_of(item),
         "promise": promise_of(item),
         "clauses": ids_of(item),
         "verdict": verdict,
@@ -239,6 +261,9 @@ def pytest_runtest_makereport(
         for clause in (clauses()[name] for name in ids_of(item)):
             report.sections.append((f"promised: {clause.id}, {clause.place}", clause.sentence))
         report.sections += [(seen["title"], seen["text"]) for seen in found["evidence"]]
+    page = item.config.getoption("--page")
+    if verdict == "fail" and not promised(item, page):
+        expected = f"page {page} does not promise it"
     if expected and (verdict == "fail" or report.when == "call"):
         report.wasxfail = expected  # as pytest's own xfail does
         report.outcome = "skipped" if verdict == "fail" else "passed"

@@ -38,6 +38,8 @@ def selection(session: pytest.Session) -> str | None:
     words = [f"-k {config.option.keyword}"] if config.option.keyword else []
     marks = config.option.markexpr
     words += [f"-m {marks}"] if marks not in ("", "not vm") else []  # pyproject.toml's default
+    if config.option.shard:
+        words.append("shard {}/{}".format(*config.option.shard))
     paths = [config.invocation_params.dir / word for word in config.args]
     if FOLDER.resolve() not in [path.resolve() for path in paths]:
         words += config.args

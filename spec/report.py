@@ -16,7 +16,6 @@ from spec.results import (
     one_line,
     place,
     reasons,
-    shown,
 )
 
 
@@ -143,14 +142,28 @@ def _tap(text: str) -> str:
     return one_line(text).replace("\\", "\\\\").replace("#", "\\#")
 
 
-def compare(before: Results, after: Results) -> list[str]:
-    """The clauses whose verdict differs between two runs that were both held to them."""
-    old, new = (
-        {clause["id"]: shown(clause) for clause in run["clauses"]} for run in (before, after)
-    )
-    says = {clause["id"]: clause["sentence"] for clause in after["clauses"]}
-    return [
-        f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}: {says.get(name, '')}"
-        for name in [*old, *(name for name in new if name not in old)]
-        if old.get(name) != new.get(name) and "unpromised" not in (old.get(name), new.get(name))
-    ]
+def compare(before: Results, after: Results) -> list[tuple[str, str]]:
+    """What differs between two runs, whatever page was in force: a word (worse, better, or unknown
+    where one of the verdicts is neither pass nor fail) and a line, the worse first.
+
+    A test is told of only where the verdicts on its clauses do not tell it.
+    """
+    old, new = ({c["id"]: c["verdict"] for c in run["clauses"]} for run in (before, after))
+    says = {clause["id"]: clause["sentence"] for clause in (*before["clauses"], *after["clauses"])}
+    changed = [name for name in says if old.get(name, "untested") != new.get(name, "untested")]
+    found = [_change(name, old.get(name), new.get(name), says[name]) for name in changed]
+    was, now = ({test["id"]: test for test in run["tests"]} for run in (before, after))
+    for name in {**was, **now}:
+        if name not in was or name not in now or {*changed} & {*now[name]["clauses"]}:
+            continue
+        pair = was[name]["verdict"], now[name]["verdict"]
+        if pair[0] != pair[1]:
+            found.append(_change(name, *pair, now[name]["promise"]))
+    order = ("worse", "unknown", "better")
+    return sorted(found, key=lambda row: order.index(row[0]))
+
+
+def _change(name: str, old: str | None, new: str | None, says: str) -> tuple[str, str]:
+    pair = (old or "untested", new or "untested")
+    word = {("fail", "pass"): "better", ("pass", "fail"): "worse"}.get(pair, "unknown")
+    return word, f"{name}: {pair[0]} -> {pair[1]}: {one_line(says)}"

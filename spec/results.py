@@ -177,6 +177,10 @@ def findings(results: Results) -> list[tuple[str, str]]:
     for test in results["tests"]:
         if not test["clauses"] and test["verdict"] != "pass" and not test["expected"]:
             found[test["verdict"]][f"{test['id']}: {test['reason']}"] = []
+    force = {clause["id"] for clause in results["clauses"] if clause["in_force"]}
+    for test in results["tests"]:
+        if test["clauses"] and test["verdict"] == "error" and force.isdisjoint(test["clauses"]):
+            found["error"][f"{test['id']}: {test['reason']}"] = []
     for clause in results["clauses"]:
         verdict = shown(clause)
         why = (reasons(results, clause) or [clause["sentence"]])[0]

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from spec import results
+from spec import results, shards
 from spec.clauses import FOLDER
 
 pytest_plugins = ["pytester"]
@@ -343,3 +343,50 @@ def test_results_are_written_whatever_the_locale(pytester: pytest.Pytester) -> N
             command, cwd=pytester.path, env=environ, capture_output=True, check=False
         )
         assert done.returncode == (words[0] == "judge") and not done.stderr, done
+
+
+def test_all_runs_what_the_page_does_not_promise_without_holding_it_to_that(
+    pytester: pytest.Pytester,
+) -> None:
+    tests = TESTS.replace('"netns-lo", "cables"', '"boot-race"')
+    done, data = run(pytester, tests, "--page=1.6", "--all", "-k", "test_fail or test_pass")
+    assert done.ret == 0, done.stdout.str()
+    assert verdicts(data) == {"netns-name": "pass", "boot-race": "fail"}
+    done.assert_outcomes(passed=1, xfailed=1)
+    done, _ = run(pytester, tests, "--page=ours", "--all", "-k", "test_fail or test_pass")
+    assert done.ret == 1
+
+
+def test_shards_are_the_whole_once_merged(pytester: pytest.Pytester) -> None:
+    parts = [run(pytester, TESTS, f"--shard={number}/3")[1] for number in (1, 2, 3)]
+    assert [part["selection"] is not None for part in parts] == [True] * 3
+    for part in parts:  # the test's own folder is no whole run of the spec
+        part["selection"] = re.search(r"shard ./3", part["selection"])[0]  # type: ignore[index]
+    ids = [test["id"] for part in parts for test in part["tests"]]
+    assert len(ids) == len({*ids}) == 6
+    whole = shards.merge(parts)  # type: ignore[arg-type]
+    assert (verdicts(whole), whole["selection"]) == (ALL, None)  # type: ignore[arg-type]
+    assert shards.merge(parts[:2])["selection"] == "without shard 3 of 3"  # type: ignore[arg-type]
+    for wrong in (
+        [parts[0], parts[0]],
+        [parts[0], {**parts[1], "page": "1.6"}],
+        [parts[0], {**parts[1], "implementation": {}}],
+        [parts[0], {**parts[1], "selection": "shard 2/4"}],
+        [parts[0], {**parts[1], "selection": None}],
+    ):
+        with pytest.raises(results.ResultsError, match="not parts of one run"):
+            shards.merge(wrong)  # type: ignore[arg-type]
+
+
+def test_shards_take_about_as_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seconds = {f"t{number}": float(number) for number in range(1, 21)}
+    monkeypatch.setattr(shards, "DURATIONS", tmp_path / "durations")
+    shards.DURATIONS.write_text(json.dumps(seconds))
+    names = [*seconds, "new"]
+    parts = [shards.share(names, number, 4) for number in (1, 2, 3, 4)]
+    assert sorted(name for part in parts for name in part) == sorted(names)
+    loads = [sum(seconds.get(name, shards.OTHERS) for name in part) for part in parts]
+    assert max(loads) - min(loads) <= 5
+    for wrong in ("0/3", "4/3", "x", "1"):
+        with pytest.raises(ValueError):
+            shards.parse(wrong)
