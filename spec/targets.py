@@ -26,7 +26,7 @@ class TargetError(Exception):
     """The target itself broke, or cannot be had: no verdict on what was to run there."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What a command did on the target."""
 
@@ -37,6 +37,8 @@ class Result:
 
     def __str__(self) -> str:
         return f"$ {self.command}\n{self.out}{self.err}(status {self.status})"
+
+    __repr__ = __str__  # what pytest shows of it where an assertion fails
 
 
 class Target(ABC):
