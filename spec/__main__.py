@@ -56,15 +56,25 @@ def _coverage(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from spec import files
+
     words = [sys.executable, "-m", "pytest", str(FOLDER), f"--target={options.target}"]
     words += ["-p", "no:cacheprovider"]  # its folder may be root's
-    words += [f"--page={options.page}"]
+    what = options.implementation or options.deb
+    words += [f"--page={options.page or files.page_of(what)}"]
+    if options.reports:
+        part = bool(options.keyword or options.rest)
+        stem = files.stem(options.target, what, part=part)
+        options.results = files.folder(options.reports) / f"{stem}.json"
+        files.take_turn(options.results)
+        words += ["-p", "spec.reporter"]
     for name in ("implementation", "deb", "results", "expectations"):
         if value := getattr(options, name):
             words.append(f"--{name}={value.absolute()}")
     words += ["--allow-preconditions"] if options.allow_preconditions else []
     words += ["-k", options.keyword] if options.keyword else []
-    words += ["-n", options.number] if options.number else []
+    number = files.workers(options.number, options.target)
+    words += ["-n", str(number)] if number > 1 else []
     sys.stdout.flush()
     path = f"{FOLDER.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
     os.execve(sys.executable, words + options.rest, {**os.environ, "PYTHONPATH": path})
@@ -140,11 +150,20 @@ def _add_run_options(add: argparse.ArgumentParser) -> None:
         help="folder of the commands; for vm:// a tree to lay over the root, or a .deb",
     )
     what.add_argument("--deb", metavar="FILE", type=Path, help="package of the commands")
-    add.add_argument("--page", choices=PAGES, default="ours", help="whose promises are in force")
-    add.add_argument("--results", metavar="FILE", type=Path, help="where to write results.json")
+    add.add_argument(
+        "--page", choices=PAGES, help="whose promises are in force (1.6 for Debian's package)"
+    )
+    where = add.add_mutually_exclusive_group()
+    where.add_argument("--results", metavar="FILE", type=Path, help="where to write results.json")
+    where.add_argument(
+        "--reports",
+        metavar="DIR",
+        type=Path,
+        help="write results and all reports there, named after what is tested and where",
+    )
     _add_verdict_options(add)
     add.add_argument("-k", dest="keyword", metavar="WORDS", help="only tests that match")
-    add.add_argument("-n", dest="number", metavar="N", help="as many tests at once")
+    add.add_argument("-n", dest="number", metavar="N", help="as many tests at once, or auto")
     add.add_argument("rest", nargs="*", metavar="-- ARGUMENT", help="more arguments for pytest")
     add.set_defaults(call=_run)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -24,8 +26,13 @@ for p in /proc/[0-9]*; do readlink $p/exe $p/ns/net | tr '\\n' ' '; cat $p/comm;
 
 
 def _implementation(config: pytest.Config) -> Path | None:
+    """What is to be tested; on this machine by default the clone's own commands."""
     given = config.getoption("--implementation")
-    return Path(given).absolute() if given else None
+    if given or config.getoption("--deb"):
+        return Path(given).absolute() if given else None
+    own = Path(sys.executable).parent / "overlay-boot"
+    here = config.getoption("--target") in ("here", "host")
+    return own.parent if here and not shutil.which("overlay-boot") and own.exists() else None
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -36,7 +43,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         from vm.processes import end_in_order
 
         end_in_order()
-    if hasattr(session.config, "workerinput"):
+    if hasattr(session.config, "workerinput") or session.config.option.collectonly:
         return
     kind = target.partition("://")[0]
     if kind not in ("here", "host", "ssh", "vm"):
