@@ -7,7 +7,7 @@ $(error the path of this folder has a blank, which the first line of a script ca
 endif
 # /tmp may be mounted noexec, and tests run scripts of their own.
 export TMPDIR := $(or $(TMPDIR),$(if $(findstring noexec,$(shell findmnt -no OPTIONS -T /tmp)),/var/tmp,/tmp))
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo env TMPDIR=$(TMPDIR))
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo$(if $(filter-out /tmp,$(TMPDIR)), env TMPDIR=$(TMPDIR)))
 PYTHON ?= python3
 BIN = .venv/bin
 SUITE ?= trixie
