@@ -4,11 +4,14 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from spec.clauses import parse
 from tests.conftest import needs_root
+from tests.mutants.__main__ import Fault
 
 TOP = Path(__file__).parents[2]
 MAKEFILE = (TOP / "Makefile").read_text()
@@ -140,3 +143,25 @@ def test_clean_removes_what_was_made(clone: Path) -> None:
 def test_collecting_needs_no_root() -> None:
     done = run("unshare", "-U", f"{TOP}/.venv/bin/python", "-m", "spec", "check", cwd=TOP)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_pages_name_targets_that_are_there() -> None:
+    targets = re.findall(r"^([a-z][a-z-]*):(?!=)", MAKEFILE, re.MULTILINE)
+    for page in [TOP / "README.md", *(TOP / "docs").glob("*.md")]:
+        named = re.findall(r"(?:^    |`)make ([a-z-]+)", page.read_text(), re.MULTILINE)
+        assert set(named) <= set(targets), page
+
+
+def test_the_examples_for_contributors_are_right() -> None:
+    """The mark is one, the fault has what a fault has, and a suite stands where it is said."""
+    text = (TOP / "docs/contributing.md").read_text()
+    (mark,) = re.findall(r"^    (\[#.*#)$", text, re.MULTILINE)
+    (clause,) = parse(f"== FILES\n\n{mark}\n", "p")
+    assert f'@clause("{clause.id}")' in text and f'clauses = ["{clause.id}"]' in text
+    (block,) = re.findall(r"^    (\[\[fault\]\]\n(?:    .*\n)+)", text, re.MULTILINE)
+    (row,) = tomllib.loads(block.replace("\n    ", "\n"))["fault"]
+    edit = {key: row.pop(key) for key in ("file", "find", "replace")}
+    assert Fault(edits=[edit], **row).clauses == [clause.id]
+    assert "SUITES = (" in (TOP / "vm/recipe.py").read_text()
+    for name in re.findall(r"`((?:vm|spec|tests|overlay_boot)/[\w./-]+)`", text):
+        assert (TOP / name).exists(), name
