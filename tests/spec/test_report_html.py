@@ -208,7 +208,7 @@ def test_html_takes_nothing_for_markup(tmp_path: Path) -> None:
     bad = """"><script>'&</style></script>"""
     test = {**failing("stop", says=bad), "promise": bad, "reason": bad}
     evil = {**results_of(test, outcome("skip", "upper", reason=bad)), "selection": bad}
-    evil["implementation"] = {"name": bad, "version": bad, "source": bad}
+    evil["implementation"] = {"name": bad, "version": bad, "source": bad, "more": f"{bad}\n2"}
     evil["target"] = {"name": bad, "system": bad, "kernel": bad, "note": bad}
     for runs in ([evil], [evil, evil]):
         text = html(runs)
