@@ -13,7 +13,7 @@ BIN = .venv/bin
 SUITE ?= trixie
 PROVIDER ?= qemu
 WORKERS ?= auto
-MADE = .venv build dist .cache *.egg-info .*_cache overlay_boot/reaper
+MADE = .venv build dist .cache *.egg-info .*_cache overlay_boot/reaper $(wildcard */__pycache__ */*/__pycache__)
 
 install = SUDO="$(SUDO)" tools/setup packages $(1)
 
