@@ -16,8 +16,8 @@ SUITE ?= trixie
 # As many as there are processors, as far as memory goes: 1.5 GiB for each.
 WORKERS ?= $(shell awk -v n=$$(nproc) '/^MemAvailable/ {m = int($$2 / 1572864); print m < 1 ? 1 : m < n ? m : n}' /proc/meminfo)
 PROVIDER ?= qemu
-DEB_PACKAGES = asciidoctor debhelper dh-python dpkg-dev musl-tools pybuild-plugin-pyproject python3-all \
-	python3-setuptools
+DEB_PACKAGES = asciidoctor debhelper dh-python dpkg-dev musl-dev pybuild-plugin-pyproject python3-all \
+	python3-jsonschema python3-pyroute2 python3-pytest python3-pytest-xdist python3-setuptools
 
 # $(call install,PACKAGES): those of them that are missing.
 define install
@@ -29,10 +29,10 @@ if [ -n "$$missing" ]; then
 fi
 endef
 
-.PHONY: help setup demo lint test spec mutants conformance man bench clean stage deb vm-setup vm-test vm-selftest bench-vm box
+.PHONY: help setup demo lint test spec mutants conformance man bench clean stage deb deb-check vm-setup vm-test vm-selftest bench-vm box
 
 help:
-	@echo "make demo | setup | lint | test | spec | mutants | conformance | man | bench | deb | stage |"
+	@echo "make demo | setup | lint | test | spec | mutants | conformance | man | bench | deb | deb-check | stage |"
 	echo "     vm-test | vm-selftest | bench-vm | box | clean"
 
 # The packages of Debian that are missing, then a virtual environment with the commands in .venv/bin.
@@ -132,6 +132,13 @@ deb:
 	cd ../../..
 	mv build/deb/*.deb dist/
 	ls dist/*.deb
+
+# What Debian's own tools say of the packages, built in a chroot of sid; then the packages at work in
+# disposable machines: at machine start, and taking over from Debian's.
+deb-check: vm-setup
+	@mkdir -p build
+	$(SUDO) $(BIN)/python -m tests.debian
+	$(BIN)/python -m pytest tests/vm/test_machine_start.py tests/vm/test_takeover.py -m vm $(ARGS)
 
 vm-setup: setup
 	@$(call install,$(VM_PACKAGES) $(if $(filter vagrant,$(PROVIDER)),$(VAGRANT_PACKAGES)))
