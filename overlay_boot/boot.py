@@ -1,16 +1,17 @@
-"""The way of one boot, from a Draft to a running pid 1 (decisions 15, 16, 20 to 22).
+"""The way of one boot, from a configuration to a running pid 1 (overlay-boot(8), STARTING AND
+ENDING).
 
 Four processes take part, and only the two smallest stay:
 
     overlay-boot   claims the name, makes the cables, returns when pid 1 has been exec'ed
     keeper         its child; becomes a static program that waits for the end of the subhost and
-                   removes its name (reaper.c)
+                   clears up after it (reaper.c)
     builder        the keeper's child, in the new namespaces: sets the root up, starts pid 1, ends
     pid 1          the builder's child, left to the keeper: changes its root, runs INIT's commands
 
 overlay-boot and the builder work at the same time. "up" tells the first that the namespaces stand
 and how it ended; "down" tells the second that the cables stand. Whoever fails or dies closes its
-end, and the other takes back what it has made.
+end, and the other rolls back what it has made.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from __future__ import annotations
 import os
 import time
 
-from overlay_boot import PATH, OverlayBootError, explain, root
-from overlay_boot.config import Draft, Subhost
+from overlay_boot import PATH, OverlayBootError, cgroup, commands, explain
 from overlay_boot.linux import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
@@ -31,11 +31,10 @@ from overlay_boot.linux import (
     MS_PRIVATE,
     MS_REC,
     SIGKILL,
-    SIGTERM,
     become_subreaper,
     default_signals,
     detach,
-    ignore_signal,
+    duplicate_above,
     kill_process,
     loopback_up,
     mount,
@@ -43,65 +42,175 @@ from overlay_boot.linux import (
     sethostname,
     unshare,
 )
-from overlay_boot.log import open_log, say
-from overlay_boot.records import FOLDER, NETNS, Record, claim, name_of, start_time
-from overlay_boot.steps import BROKEN_OFF, Step, run, take_back
+from overlay_boot.log import Log
+from overlay_boot.records import FOLDER, NETNS, Record, name_of, read_link
+from overlay_boot.root import Root
+from overlay_boot.running import claim, hold
+from overlay_boot.steps import Step, roll_back, run
 from overlay_boot.tree import REAPER, Tree
+from overlay_boot.waiting import Aborted, Waiter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from overlay_boot.config import ConfigFile
+    from overlay_boot.net import Cables
+    from overlay_boot.subhost import Subhost
 
-NAMESPACES = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS
 GO = b"g"
+
+
+def boot(conf: ConfigFile, waiter: Waiter) -> Boot:
+    """Boot the subhost of a configuration; returns once pid 1 runs INIT's commands.
+
+    Raises ConfigError with nothing touched, OverlayBootError with everything rolled back.
+    """
+    conf.check()
+    booting = Boot(waiter)
+    done: list[Step] = []
+    try:
+        # A boot that is refused runs no command of the configuration but BASE's and NAME's.
+        named = lambda name: run(booting.name_steps(name), done)
+        booting.prepare(conf.resolve(conf.run(waiter), named))
+        run(booting.own_steps(), done)
+        booting.finish()
+    except BaseException as error:
+        booting.roll_back(done, error)
+        raise
+    return booting
+
+
+def plan(subhost: Subhost) -> list[str]:
+    """The names of a boot's steps, in order, for --check."""
+    booting = Boot(Waiter())
+    booting.prepare(subhost)
+    steps = booting.name_steps(subhost.name) + booting.own_steps() + booting.builder_steps()
+    return [step.name for step in steps]
 
 
 class Boot:
     """One subhost on its way up: what the processes that take part share."""
 
-    def __init__(self, subhost: Subhost, record: Record, log: int) -> None:
-        self.subhost = subhost
-        self.record = record
-        self.log = log
-        # Packets: two messages never run into one.
-        self.up_read, self.up = os.pipe2(os.O_CLOEXEC | os.O_DIRECT)
-        self.down, self.down_write = os.pipe()
+    subhost: Subhost
+    record: Record
+    root: Root
+    log: Log
+    cables: Cables | None = None
+
+    def __init__(self, waiter: Waiter) -> None:
+        self.waiter = waiter
         self.keeper = 0
         self.builder = 0
+        self.failure = ""  # what the builder says it failed of
 
     # --- overlay-boot itself
 
-    def start(self) -> None:
-        """Boot; returns when pid 1 runs INIT's commands. Raises with everything taken back."""
+    def prepare(self, subhost: Subhost) -> None:
+        """Take on a resolved subhost. The network's modules are loaded only if it has cables."""
+        self.subhost = subhost
+        self.root = Root(subhost, self.waiter)
+        self.cgroup = cgroup.wanted(subhost.name)
+        if subhost.cables:
+            from overlay_boot.net import Cables
+
+            self.cables = Cables(subhost, self.waiter, lambda text: self.log.say(text))
+
+    def name_steps(self, name: str) -> list[Step]:
+        """What comes before any of the configuration's commands but NAME's and BASE's."""
+
+        def do() -> None:
+            self.record = claim(name, self.waiter)
+
+        return [Step(f"claim the name {name} in {FOLDER}", do, lambda: self.record.clear())]
+
+    def own_steps(self) -> list[Step]:
+        """What overlay-boot does itself."""
         subhost = self.subhost
-        say(self.log, f"{subhost.name}: booting {subhost.conf}")
+        steps = [
+            Step(f"open the log {subhost.log}", self._open_log),
+            Step("hold UPPER and WORK for this subhost alone", self._hold),
+        ]
+        if self.cgroup:
+            steps.append(
+                Step(f"make the cgroup {self.cgroup}", self._make_cgroup, self._remove_cgroup)
+            )
+        steps.append(Step("start the keeper and the builder", self._launch, self._give_up))
+        return steps + (self.cables.steps() if self.cables else [])
+
+    def _open_log(self) -> None:
+        if self.cables:
+            from overlay_boot.net import check_host
+
+            check_host(self.subhost)
+        self.log = Log(self.subhost.log)
+        self.log.say(f"{self.subhost.name}: booting {self.subhost.conf}")
+
+    def _hold(self) -> None:
+        self.record.describe(self.subhost, int(time.time()))
+        hold(self.record, self.waiter)
+
+    def _make_cgroup(self) -> None:
+        os.makedirs(self.cgroup, exist_ok=True)  # a crash may have left it
+        self.record.cgroup = self.cgroup
+
+    def _remove_cgroup(self) -> None:
+        cgroup.remove(self.cgroup)
+
+    def _launch(self) -> None:
+        # Packets: two messages never run into one.
+        self.up_read, self.up = os.pipe2(os.O_CLOEXEC | os.O_DIRECT)
+        self.down, self.down_write = os.pipe()
         self.keeper = os.fork()
         if self.keeper == 0:
             self._as_keeper()
         os.close(self.up)
         os.close(self.down)
-        cables: list[Step] = []
-        try:
-            self.builder = int(self._hear("ready"))
-            run(cable_steps(subhost, lambda: self.builder, self._say), cables)
-            os.write(self.down_write, GO)
-            self._hear("ok")
-            while os.read(self.up_read, 4096):
-                pass  # until the builder has ended and the keeper is no Python any more
-            self.record.read()
-            self.record.close()  # its lock is the keeper's alone now
-        except BaseException as caught:
-            failure = self._give_up()
-            # Where the builder failed, what broke here followed from it.
-            why = OverlayBootError(failure) if failure not in ("", BROKEN_OFF) else caught
-            message = take_back(cables, why)
-            say(self.log, f"{subhost.name}: {message}")
-            if isinstance(caught, KeyboardInterrupt):
-                raise
-            raise OverlayBootError(message) from caught
+        if self.cables:
+            self.cables.load()
+        self.builder = int(self._hear("ready"))
+        if self.cables:
+            self.cables.pid = self.builder
+        if self.cgroup:
+            self._join_cgroup()
 
-    def _say(self, message: str) -> None:
-        say(self.log, message)
+    def _join_cgroup(self) -> None:
+        """Put the builder, and so all that it starts, into the cgroup. The kernel takes its time
+        for that, so it is done while the builder works."""
+        try:
+            cgroup.join(self.cgroup, self.builder)
+        except OSError as error:
+            self.log.say(f"{self.cgroup} cannot be used: {explain(error)}")
+
+    def finish(self) -> None:
+        """Let pid 1 start; returns when it has, the builder has ended and the keeper is no Python
+        any more."""
+        record = self.record
+        record.keeper = self.keeper
+        record.cables = self.cables.links if self.cables else []
+        record.write()
+        os.write(self.down_write, GO)
+        self._hear("ok")
+        while self.waiter.wait(self.up_read) and os.read(self.up_read, 4096):
+            pass
+        record.read()
+        ended, status = os.waitpid(self.keeper, os.WNOHANG)
+        if ended:
+            self.keeper = 0
+        if status:
+            raise OverlayBootError(f"{self.subhost.name}: its keeper was killed during the boot")
+        record.close()  # its lock is the keeper's alone now
+
+    def roll_back(self, done: list[Step], error: BaseException) -> None:
+        """Undo what was done. The error then tells what could not be, and where the builder
+        failed, why: what broke here followed from it."""
+        message = roll_back(done, error)
+        if self.failure and type(error) is OverlayBootError:
+            message = message.replace(explain(error), self.failure, 1)
+        if isinstance(error, OverlayBootError):
+            error.args = (message,)
+        try:
+            self.log.say(f"{self.subhost.name}: {message}")
+        except (AttributeError, OverlayBootError):
+            pass  # there is no log, or no room in it: the message is on its way to the user
 
     def _tell(self, word: str, text: str = "") -> None:
         """Send overlay-boot one message; a pipe's packet holds 4096 bytes (pipe(7))."""
@@ -109,70 +218,70 @@ class Boot:
 
     def _hear(self, expected: str) -> str:
         """The rest of the builder's next message, whose first word is to be the expected one."""
+        self.waiter.wait(self.up_read)
         word, _, rest = os.fsdecode(os.read(self.up_read, 4096)).partition(" ")
         if word == "failed":
             raise OverlayBootError(rest)
         if word != expected:
             raise OverlayBootError(
-                f"{self.subhost.name}: the boot broke off: see {self.subhost.log}"
+                f"{self.subhost.name}: the boot ended half way: see {self.subhost.log}"
             )
         return rest
 
-    def _give_up(self) -> str:
-        """End the builder and what it started, wait until the keeper has cleared up, and return
-        what the builder said it failed of."""
+    def _give_up(self) -> None:
+        """End the builder and what it started, and wait until the keeper has cleared up."""
         os.close(self.down_write)
-        if self.builder:
-            try:
-                os.kill(self.builder, SIGTERM)  # the keeper reaps it only when it has ended
-            except ProcessLookupError:
-                pass
-        failure = ""
         while message := os.fsdecode(os.read(self.up_read, 4096)):
             word, _, rest = message.partition(" ")
-            failure = rest if word == "failed" else failure
+            self.failure = rest if word == "failed" and rest != str(Aborted()) else self.failure
         self.record.read()
         process = self.record.open_process()
         if process is not None:
             kill_process(process, SIGKILL)
-        os.waitpid(self.keeper, 0)
-        if self.record.stands():  # the keeper itself failed
-            self.record.clear()
-        return failure
+        if self.keeper:
+            os.waitpid(self.keeper, 0)
+        if read_link(self.record.netns) == f"/proc/{self.builder}/ns/net":
+            os.unlink(self.record.netns)
+        self.root.undo_files()  # if the builder was killed before it could
 
     def wait_for_reaper(self) -> None:
         """Return when pid 1 has become /.reaper: START's services have been started."""
+        seen = 0
         while self.record.alive():
-            if name_of(self.record.pid) == ".reaper":
+            seen = seen + 1 if name_of(self.record.pid) == ".reaper" else 0
+            if seen == 2:  # for a moment it has that name before it has a process to wait for
                 return
-            time.sleep(0.005)
+            self.waiter.wait(seconds=0.003)
         raise OverlayBootError(
             f"{self.subhost.name}: it ended before /.reaper ran: see {self.subhost.log}"
         )
 
     def wait_for_end(self) -> None:
         """Return when the subhost has ended and all of it is gone."""
-        os.waitpid(self.keeper, 0)
+        if self.keeper:
+            self.waiter.wait(os.pidfd_open(self.keeper))
 
     # --- the keeper
 
     def _as_keeper(self) -> None:
         try:
+            # Neither the caller's terminal and session nor its folder and umask are the subhost's.
             os.setsid()
             os.umask(0o022)
-            null = os.open("/dev/null", os.O_RDWR)
-            for number, fd in enumerate((null, self.log, self.log)):
-                os.dup2(fd, number)
-            kept = [2, *sorted((self.record.fd, self.up, self.down)), 1 << 20]
-            for place, fd in enumerate(kept[1:]):
-                os.closerange(kept[place] + 1, fd)
             os.chdir("/")
-            become_subreaper()
+            os.close(self.up_read)
+            os.close(self.down_write)
+            null = os.open("/dev/null", os.O_RDWR)
+            for number, fd in enumerate((null, self.log.fd, self.log.fd)):
+                os.dup2(fd, number)
+            become_subreaper()  # so that pid 1 is its child when the builder has ended
             builder = os.fork()
             if builder == 0:
                 self._as_builder()
-            os.set_inheritable(self.record.fd, True)
-            arguments = ["--keep", str(builder), self.record.netns, self.record.path]
+            self.up = duplicate_above(self.up, 10)
+            os.dup2(self.record.fd, 3)
+            os.set_inheritable(3, True)
+            arguments = ["--keep", str(builder), self.record.path, self.record.netns, self.cgroup]
             default_signals()
             os.execve(REAPER, ["overlay-boot", *arguments, *self._ifdown()], {"PATH": PATH})
         except BaseException as error:  # noqa: BLE001  a forked child returns to nobody
@@ -183,86 +292,117 @@ class Boot:
     def _ifdown(self) -> list[str]:
         """The command that takes down what ifup took up; it passes over what ifup did not."""
         names = [cable.host for cable in reversed(self.subhost.cables) if not cable.bridge]
-        ifdown = [folder + "/ifdown" for folder in PATH.split(":")]
-        found = [path for path in ifdown if os.access(path, os.X_OK)]
-        return [found[0], *names] if names and found else []
+        program = commands.find("ifdown") if names else ""
+        return [program, *names] if program else []
 
     # --- the builder
 
+    def builder_steps(self) -> list[Step]:
+        """What the builder does, from the namespaces to pid 1."""
+        name = self.subhost.name
+        return [
+            Step(
+                f"make namespaces: mount, network, ipc, uts (hostname {name}) and pid",
+                self._make_namespaces,
+            ),
+            Step(
+                f"name the network namespace {NETNS}/{name}", self._name_netns, self._forget_netns
+            ),
+            *self.root.steps(),
+            Step(f"get the commands of pid 1 from INIT {self.subhost.init}", self._get_script),
+            Step(
+                "start pid 1: mount /proc, change the root, run the commands with /bin/sh",
+                self._start_pid1,
+            ),
+        ]
+
     def _as_builder(self) -> None:
-        ignore_signal(SIGTERM)  # but for hooks of one's own, see run_command
+        self.waiter = self.root.waiter = Waiter(asked=self.down)
         done: list[Step] = []
         status = 1
         try:
-            run(namespace_steps(self.subhost.name), done)
-            self._tell("ready", str(os.getpid()))
-            run(root.steps(self.subhost), done)
-            script = root.init_script(self.subhost)
-            if os.read(self.down, 1) != GO:
-                raise OverlayBootError(BROKEN_OFF)
-            self._start_pid1(script)
-            done.clear()
+            run(self.builder_steps(), done)
             self._tell("ok")
             status = 0
         except BaseException as error:  # noqa: BLE001
-            self._tell("failed", take_back(done, error))
+            message = roll_back(done, error)
+            self.root.undo_files()
+            self._tell("failed", message)
         finally:
             os._exit(status)
 
-    def _start_pid1(self, script: str) -> None:
+    def _make_namespaces(self) -> None:
+        # The cgroup and user namespaces stay the main host's (ns-shared).
+        unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
+        # From now on no mount propagates to the main host, nor from there (mounts-private).
+        mount("", "/", flags=MS_REC | MS_PRIVATE)
+        sethostname(self.subhost.name)
+        loopback_up()
+
+    def _name_netns(self) -> None:
+        """A symbolic link into /proc rather than a mount: it shows in no mount table and keeps no
+        namespace alive (netns-name)."""
+        os.symlink(f"/proc/{os.getpid()}/ns/net", self.record.netns)
+        self._tell("ready", str(os.getpid()))
+
+    def _forget_netns(self) -> None:
+        if read_link(self.record.netns) == f"/proc/{os.getpid()}/ns/net":
+            os.unlink(self.record.netns)
+
+    def _get_script(self) -> None:
+        self.script = self.root.init_script()
+
+    def _start_pid1(self) -> None:
         """Start pid 1 and enter it into the record; returns when it runs the script."""
-        unshare(CLONE_NEWPID)
+        self.waiter.wait(self.down)
+        if os.read(self.down, 1) != GO:
+            raise Aborted
+        unshare(CLONE_NEWPID)  # of the next child, which is number 1 there (pid_namespaces(7))
         result_read, result = os.pipe()
         go_read, go = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(go)
-            self._as_pid1(script, go_read, result)
+            self._as_pid1(go_read, result)
         os.close(result)
         try:
-            new = f"{self.record.netns} {pid}"  # no subhost's name has a space
-            os.symlink(f"/proc/{pid}/ns/net", new)
-            os.rename(new, self.record.netns)
-            self._write_record(pid)
-            os.write(go, GO)
-            failure = os.read(result_read, 65536)
-            if failure:
+            self._forget_netns()
+            os.symlink(f"/proc/{pid}/ns/net", self.record.netns)
+            self.record.set_pid(pid)
+            try:
+                os.write(go, GO)
+            except BrokenPipeError:
+                pass  # it was killed, which is told below
+            self.waiter.wait(result_read)
+            if failure := os.read(result_read, 65536):
                 raise OverlayBootError(os.fsdecode(failure))
+            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended and ended.si_code != os.CLD_EXITED:
+                raise OverlayBootError(f"pid 1 was killed at once, by signal {ended.si_status}")
         except BaseException:
             os.kill(pid, SIGKILL)
             os.waitpid(pid, 0)
+            if read_link(self.record.netns) == f"/proc/{pid}/ns/net":
+                os.unlink(self.record.netns)
             raise
-
-    def _write_record(self, pid: int) -> None:
-        subhost = self.subhost
-        self.record.write(
-            {
-                "PID": str(pid),  # first: the keeper looks for it there
-                "STARTED": start_time(pid),
-                "SINCE": str(int(time.time())),
-                "ROOT": subhost.kind,
-                "INTERFACES": " ".join(cable.host for cable in subhost.cables),
-                "CONFIG": subhost.conf,
-                **subhost.values,
-            }
-        )
 
     # --- pid 1
 
-    def _as_pid1(self, script: str, go: int, result: int) -> None:
+    def _as_pid1(self, go: int, result: int) -> None:
         """Change the root to LIVE and run the script with the subhost's own /bin/sh.
 
         The root is changed in a mount namespace of pid 1's own, since pivot_root(2) changes it for
         every process of the namespace, the builder too.
         """
-        at = "start pid 1"
         try:
             live = self.subhost.live
             os.setsid()
             unshare(CLONE_NEWNS)
-            with Tree(live, self.subhost.upper, []) as tree:
+            with Tree(live) as tree:
                 tree.mount("proc", "proc", MS_NODEV | MS_NOEXEC)
+            program = os.open(REAPER, os.O_RDONLY | os.O_CLOEXEC)
             os.chdir(live)
+            # Onto itself, and then the old root, now below it, is let go: no path leads back.
             pivot_root(".", ".")
             detach(".")
             os.chdir("/")
@@ -270,80 +410,14 @@ class Boot:
                 os.dup2(os.open("/dev/null", os.O_RDWR), 0)
             if os.read(go, 1) != GO:
                 return
+            result = duplicate_above(result, 10)
+            program = duplicate_above(program, 10)
             default_signals()
-            at = "run the subhost's /bin/sh"
-            os.execve("/bin/sh", ["/bin/sh", "-c", script, "overlay-init"], {"PATH": PATH})
+            os.dup2(result, 3)
+            os.set_inheritable(3, True)
+            # Priority, limits and keyring of the caller end there (pid1-limits).
+            os.execve(program, ["overlay-boot", "--run", self.script], {"PATH": PATH})
         except BaseException as error:  # noqa: BLE001
-            os.write(result, os.fsencode(f"cannot {at}: {explain(error)}"))
+            os.write(result, os.fsencode(f"cannot start pid 1: {explain(error)}"))
         finally:
             os._exit(1)
-
-
-def namespace_steps(name: str) -> list[Step]:
-    """The namespaces, and the network namespace's name for ip-netns(8).
-
-    The name is a symbolic link into /proc rather than a mount: it shows in no mount table and
-    keeps no namespace alive.
-    """
-
-    def namespaces() -> None:
-        unshare(NAMESPACES)
-        mount("", "/", flags=MS_REC | MS_PRIVATE)
-        sethostname(name)
-        loopback_up()
-
-    def link() -> None:
-        os.symlink(f"/proc/{os.getpid()}/ns/net", f"{NETNS}/{name}")
-
-    return [
-        Step(f"make namespaces: mount, network, ipc, uts (hostname {name}) and pid", namespaces),
-        Step(f"name the network namespace {NETNS}/{name}", link),
-    ]
-
-
-def cable_steps(
-    subhost: Subhost, pid: Callable[[], int], say: Callable[[str], None]
-) -> list[Step]:
-    """What makes the cables; the network's modules are loaded only if there are any."""
-    if not subhost.cables:
-        return []
-    from overlay_boot import net
-
-    return net.steps(subhost, pid, say)
-
-
-def boot(draft: Draft) -> Boot:
-    """Boot the subhost of a configuration; returns once pid 1 runs INIT's commands.
-
-    Raises ConfigError with nothing touched, OverlayBootError with everything taken back.
-    """
-    draft.subhost()
-    draft.evaluate(("BASE", "NAME"))
-    record = claim(draft.subhost().name)
-    try:
-        draft.evaluate()
-        subhost = draft.subhost()
-        if subhost.cables:
-            from overlay_boot.net import check_host
-
-            check_host(subhost)
-        started = Boot(subhost, record, open_log(subhost.log))
-    except BaseException:
-        record.clear()
-        raise
-    started.start()
-    return started
-
-
-def plan(subhost: Subhost) -> list[str]:
-    """The names of a boot's steps, in order, for --check."""
-    steps = namespace_steps(subhost.name)
-    steps += cable_steps(subhost, os.getpid, print) + root.steps(subhost)
-    init = " ".join(subhost.init)
-    return [
-        f"claim the name {subhost.name} in {FOLDER}",
-        f"open the log {subhost.log}",
-        *(step.name for step in steps),
-        f"get the commands of pid 1 from INIT {init}",
-        "start pid 1: mount /proc, change the root, run the commands with /bin/sh",
-    ]

@@ -1,8 +1,11 @@
-"""CABLES to interfaces: the grammar and the naming (overlay-boot(8), Networking; decisions 6, 7)."""
+"""CABLES to interfaces: the grammar and the naming (overlay-boot(8), Networking)."""
 
 from __future__ import annotations
 
+from overlay_boot.check import Mistake
+
 MAX_NAME = 15  # IFNAMSIZ less the terminating zero
+MAX_CABLES = 1024  # also the number of ports that a bridge can have
 
 
 class Cable:
@@ -21,12 +24,15 @@ class Cable:
         return ends + (f" in bridge {self.bridge}" if self.bridge else "")
 
 
-def parse_cables(name: str, text: str) -> tuple[list[Cable], list[str]]:
-    """The cables that CABLES declares for the subhost name, and what is wrong with it."""
+def parse_cables(name: str, text: str) -> list[Cable]:
+    """The cables that CABLES declares for the subhost name. Raises Mistake."""
+    words = text.split()
+    if len(words) > MAX_CABLES:
+        raise Mistake(f"CABLES: {len(words)} cables are more than {MAX_CABLES}: name fewer")
     cables: list[Cable] = []
     wrong: list[str] = []
     count = 0
-    for word in text.split():
+    for word in words:
         bridge, equals, right = word.partition("=")
         problem = "" if equals else "it has no =: write [bridge]=[MAC address or .tag]"
         if equals and right.startswith("."):
@@ -40,16 +46,19 @@ def parse_cables(name: str, text: str) -> tuple[list[Cable], list[str]]:
             count += 1
         if problem:
             wrong.append(f"CABLES: {word!r}: {problem}")
+    seen: set[str] = set()
     for cable in cables:
         wrong += [f"CABLES: {text}" for text in _name_problems(cable)]
-    hosts = [cable.host for cable in cables]
-    twice = sorted({host for host in hosts if hosts.count(host) > 1})
-    wrong += [f"CABLES: {host} is declared twice: give each VLAN once" for host in twice]
-    return cables, wrong
+        if cable.host in seen:
+            wrong.append(f"CABLES: {cable.host} is declared twice: give each VLAN once")
+        seen.add(cable.host)
+    if wrong:
+        raise Mistake(*wrong)
+    return cables
 
 
 def _tag_problem(tag: str) -> str:
-    if not (tag.isascii() and tag.isdigit() and 1 <= int(tag) <= 4095):
+    if not (tag.isascii() and tag.isdigit() and len(tag) <= 4 and 1 <= int(tag) <= 4095):
         return "a VLAN tag is a number from 1 to 4095"
     if int(tag) == 4095:
         return "the kernel refuses VLAN 4095, which 802.1Q reserves: choose 1 to 4094"

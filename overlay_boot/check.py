@@ -1,115 +1,124 @@
-"""Everything about a Subhost that can be checked before the kernel is touched."""
+"""What is wrong with values, as far as it can be told before the kernel is touched."""
 
 from __future__ import annotations
 
 import os
 import stat
 
-from overlay_boot.config import VARIABLES, Share, Subhost
-from overlay_boot.linux import OVERLAY_TYPE, mount_of, mount_types, open_in_root
+from overlay_boot.linux import OVERLAY_TYPE, mount_of, mount_types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Mistake = tuple[str, str]  # the variable's name, the message
+    from overlay_boot.subhost import Share, Subhost
+
+MANY = 10  # mistakes of one variable that are told one by one
 
 
-def mistakes(subhost: Subhost) -> list[Mistake]:
-    """What is wrong with a subhost's values; those of commands yet to run ("!") are passed over."""
-    values = subhost.values
-    found = [("NAME", text) for text in _name(subhost.name)]
-    if not values["BASE"]:
-        found.append(("BASE", "BASE is missing: add a line such as BASE=. for this folder"))
-        return found
-    known = {name for name, value in values.items() if not value.startswith("!")}
-    if "BASE" not in known:
-        return found  # every other path depends on it
-    folders: list[str] = [name for name in ("BASE", "LIVE", "UPPER", "LOWER") if name in known]
-    if {"UPPER", "LOWER", "WORK"} <= known and subhost.kind == "overlay":
-        folders.append("WORK")
-    if _folder("BASE", subhost.base):  # it need not be said again of all that is in it
-        folders = [name for name in folders if not _inside(values[name], subhost.base)]
-        folders.insert(0, "BASE")
-    bad = [(name, text) for name in folders if (text := _folder(name, values[name]))]
-    found += bad
-    if not bad and {"UPPER", "LOWER", "WORK", "LIVE"} <= known and subhost.kind == "overlay":
-        found += _overlay(subhost)
-    if "RAM_SIZE" in known and not _is_size(subhost.ram_size):
-        message = f"RAM_SIZE: {subhost.ram_size!r} is no size: write such as 50M, 1G, 10% or none"
-        found.append(("RAM_SIZE", message))
-    for name in known:
-        if VARIABLES[name].kind == "command" and (text := _executable(values[name])):
-            found.append((name, f"{name}: {text}"))
-    return found
+class Mistake(ValueError):
+    """What is wrong with a value, a line each."""
+
+    def __init__(self, *lines: str) -> None:
+        more = [f"{lines[0].split(':')[0]}: and {len(lines) - MANY} more mistakes"]
+        self.lines = lines if len(lines) <= MANY else (*lines[:MANY], *more)
+        super().__init__("\n".join(self.lines))
 
 
-def share_mistake(subhost: Subhost, share: Share) -> str:
-    """What is wrong with one SHARE (decision 10); empty when nothing is."""
-    if not share.source.startswith("/"):
-        return f"SHARE: {share.text!r} is not an absolute path: start it with /"
-    if share.target.strip("/") == "":
-        return f"SHARE: {share.text!r} would hide the subhost's whole root: name a path below it"
-    if not os.path.isdir(subhost.lower):
-        return ""  # said already, or not known yet
-    try:
-        os.close(open_source(subhost, share))
-    except OSError as error:
-        where = f" below LOWER {subhost.lower}" if share.under_lower else ""
-        return f"SHARE: {share.source}{where}: {os.strerror(error.errno or 0)}: make it first"
+class Pending(str):
+    """What stands in for a value that only a "!" command can tell, while none is run (--check)."""
+
+    __slots__ = ()
+
+
+def name_problem(name: str) -> str:
+    """What is wrong with a NAME; empty when nothing is."""
+    if not 1 <= len(name) <= 12:
+        return f"{name[:40]!r} has {len(name)} characters: use 1 to 12"
+    if not all("!" <= character <= "~" for character in name) or "/" in name:
+        return f"{name!r}: use printable ASCII characters without spaces or /"
+    if name.startswith(("-", ".")):
+        return f"{name!r} must not start with - or ."
     return ""
 
 
-def open_source(subhost: Subhost, share: Share) -> int:
-    """An O_PATH descriptor of what a SHARE shares: below LOWER, links resolved inside it, or the
-    main host's own path where the line names two. Raises OSError."""
-    if not share.under_lower:
-        return os.open(share.source, os.O_PATH | os.O_CLOEXEC)
-    root = os.open(subhost.lower, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def size_problem(text: str) -> str:
+    """What is wrong with a RAM_SIZE: tmpfs takes a number above zero with k, m, g, t, p, e or %
+    (tmpfs(5))."""
+    digits = text[:-1] if text[-1:].lower() in tuple("kmgtpe%") else text
+    right = digits.isascii() and digits.isdigit() and len(digits) < 20 and int(digits) > 0
+    if text == "none" or right:
+        return ""
+    return f"{text[:40]!r} is not a size: write such as 50M, 1G, 10% or none"
+
+
+def program_problem(path: str) -> str:
+    """What keeps a program from being run."""
+    if not os.path.isfile(path):
+        return f"{path} is not there: correct the path"
+    if not os.access(path, os.X_OK):
+        return f"{path} is not executable: chmod +x {path}"
+    return ""
+
+
+def folders(subhost: Subhost) -> Iterator[tuple[str, str]]:
+    """What is wrong with the folders of a subhost, with each one's variable."""
+    paths = {name: getattr(subhost, name.lower()) for name in ("BASE", "LIVE", "UPPER", "LOWER")}
+    known = {name: path for name, path in paths.items() if not isinstance(path, Pending)}
+    if (
+        len(known) == 4
+        and subhost.root_kind == "overlay"
+        and not isinstance(subhost.work, Pending)
+    ):
+        known["WORK"] = subhost.work
+    if "BASE" in known and _folder_problem(subhost.base):
+        # It need not be said again of all that is in it.
+        inside = [name for name, path in known.items() if _inside(path, subhost.base)]
+        known = {name: known[name] for name in known if name not in inside or name == "BASE"}
+    bad = [(name, text) for name, path in known.items() if (text := _folder_problem(path))]
+    yield from (
+        (name, f"{name}: {text}: create it with mkdir, or correct {name}") for name, text in bad
+    )
+    if not bad and "WORK" in known:
+        yield from _overlay(subhost)
+
+
+def share_problem(subhost: Subhost, share: Share) -> str:
+    """What is wrong with one SHARE; empty when nothing is."""
+    if not share.source.startswith("/"):
+        return f"{share.text!r} is not an absolute path: start it with /"
+    if not os.path.normpath(share.target).strip("/"):
+        return f"{share.text!r} would hide the subhost's whole root: name a path below it"
+    if isinstance(subhost.lower, Pending) or not os.path.isdir(subhost.lower):
+        return ""  # not known yet, or said already
     try:
-        return open_in_root(root, share.source, os.O_PATH)
-    finally:
-        os.close(root)
+        os.close(share.open(subhost.lower))
+    except OSError as error:
+        where = f" below LOWER {subhost.lower}" if share.under_lower else ""
+        return f"{share.source}{where}: {os.strerror(error.errno or 0)}: create it first"
+    return ""
 
 
-def _name(name: str) -> Iterator[str]:
-    """Decision 6."""
-    if name.startswith("!"):
-        return
-    if not 1 <= len(name) <= 12:
-        yield f"NAME: {name!r} has {len(name)} characters: use 1 to 12"
-    if not all("!" <= character <= "~" for character in name) or "/" in name:
-        yield f"NAME: {name!r}: use printable ASCII characters without spaces or /"
-    if name.startswith(("-", ".")):
-        yield f"NAME: {name!r} must not start with - or ."
-
-
-def _folder(name: str, path: str) -> str:
+def _folder_problem(path: str) -> str:
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
-        return f"{name}: {path}: {error.strerror}: make it with mkdir, or correct {name}"
-    if not stat.S_ISDIR(mode):
-        return f"{name}: {path} is not a directory: correct {name}"
-    return ""
+        return f"{path}: {error.strerror}"
+    return "" if stat.S_ISDIR(mode) else f"{path} is not a directory"
 
 
 def _inside(path: str, folder: str) -> bool:
-    return os.path.realpath(path) == os.path.realpath(folder) or os.path.realpath(path).startswith(
-        os.path.realpath(folder).rstrip("/") + "/"
-    )
+    outer = os.path.realpath(folder).rstrip("/") + "/"
+    return (os.path.realpath(path) + "/").startswith(outer)
 
 
-def _overlay(subhost: Subhost) -> Iterator[Mistake]:
+def _overlay(subhost: Subhost) -> Iterator[tuple[str, str]]:
     """What the kernel refuses in an overlay mount (Documentation/filesystems/overlayfs.rst)."""
-    upper, work = subhost.upper, subhost.work
+    upper, work, live = subhost.upper, subhost.work, subhost.live
     if _inside(work, upper) or _inside(upper, work):
         yield "WORK", f"WORK: {work} and UPPER {upper} lie inside one another: keep them apart"
-    if os.path.realpath(subhost.live) in (
-        os.path.realpath(upper),
-        os.path.realpath(subhost.lower),
-    ):
-        yield "LIVE", f"LIVE: {subhost.live} is UPPER or LOWER too: an overlay needs its own"
+    if any(os.path.samefile(live, other) for other in (upper, subhost.lower)):
+        yield "LIVE", f"LIVE: {live} is UPPER or LOWER too: an overlay needs its own"
     types = mount_types()
     mounts = {}
     for name, path in (("UPPER", upper), ("WORK", work)):
@@ -126,18 +135,3 @@ def _overlay(subhost: Subhost) -> Iterator[Mistake]:
             yield name, f"{name}: {path} cannot be written: mount its file system read-write"
     if mounts["UPPER"] != mounts["WORK"]:
         yield "WORK", f"WORK: {work} is on another mount than UPPER {upper}: move it beside UPPER"
-
-
-def _is_size(text: str) -> bool:
-    """What tmpfs takes as size (tmpfs(5)): a number with k, m, g, t, p, e or %, above zero."""
-    digits = text[:-1] if text[-1:].lower() in tuple("kmgtpe%") else text
-    return text == "none" or (digits.isascii() and digits.isdigit() and int(digits) > 0)
-
-
-def _executable(command: str) -> str:
-    path = command.split()[0] if command else ""
-    if not os.path.isfile(path):
-        return f"{path} is not there: correct the path"
-    if not os.access(path, os.X_OK):
-        return f"{path} is not executable: chmod +x {path}"
-    return ""

@@ -1,6 +1,7 @@
 """The commands: arguments in, exit statuses out. Only this module prints and exits.
 
-No argparse: its import alone takes as long as a boot's mounts.
+No argparse: its import alone takes as long as a boot's mounts. Nothing is written through
+sys.stdout either: what could not be written is to be told, not lost at the interpreter's end.
 """
 
 from __future__ import annotations
@@ -8,14 +9,16 @@ from __future__ import annotations
 import os
 import sys
 
-from overlay_boot import ConfigError, OverlayBootError, explain
+from overlay_boot import ConfigError, OverlayBootError, explain, linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from overlay_boot.config import Draft
+    from overlay_boot.boot import Boot
+    from overlay_boot.config import ConfigFile
+    from overlay_boot.waiting import Waiter
 
 STATUSES = "Exit status: 0 done, 1 failed, 2 usage or configuration, 3 not running"
 
@@ -24,7 +27,7 @@ Usage: overlay-boot [--wait | --foreground | --check] CONF
 Start the subhost that the configuration file CONF describes; see overlay-boot(8).
 
   --wait        return when its services have been started, not as soon as it runs
-  --foreground  stay until the subhost ends; SIGINT and SIGTERM stop it
+  --foreground  stay until the subhost ends; SIGINT, SIGTERM and SIGHUP stop it
   --check       print the resolved configuration and the steps of a boot, do nothing
   --help        print this
 
@@ -34,7 +37,8 @@ STOP = f"""\
 Usage: overlay-stop [--timeout SECONDS] NAME|CONF
 Stop a subhost: its services in reverse order, then whatever is left; see overlay-stop(8).
 
-  --timeout SECONDS  grace before what does not end is killed (default 10)
+  --timeout SECONDS  for each service's stop script (default 90); then what is left has
+                     10 seconds, or these if fewer, to end after SIGTERM
   --help             print this
 
 {STATUSES}"""
@@ -60,10 +64,11 @@ List the subhosts that run: name, pid 1, since when, root, cables, configuration
 
 
 SHARE = f"""\
-Usage: overlay-share PATH NAME|CONF
-Bind a folder of the main host onto the same path of a running subhost; see overlay-share(8).
+Usage: overlay-share [--remove] PATH NAME|CONF
+Bind a folder or file of the main host onto the same path of a running subhost; see overlay-share(8).
 
-  --help  print this
+  --remove  undo that
+  --help    print this
 
 {STATUSES}"""
 
@@ -75,35 +80,58 @@ Mount a disk image for a "!" value of a configuration, and print the path; see o
 
 {STATUSES}"""
 
+HOOK = "A default hook of overlay-boot(8), for other hooks to call."
+
 
 class UsageError(ConfigError):
     """A command line that the command does not take."""
 
 
-def command(main: Callable[[list[str]], int], usage: str) -> int:
-    """Run one command's main and turn what it raises into one line and an exit status."""
-    name = usage.split()[1]
+def main(name: str) -> int:
+    """Run the command of that name and turn what it raises into one line and an exit status."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:  # closed: no file of ours may come to have its number
+            os.open("/dev/null", os.O_RDWR)
+    linux.close_others_on_exec()
+    run, usage = COMMANDS[name]
     arguments = sys.argv[1:]
-    if "--help" in arguments[:1] or "-h" in arguments[:1]:
-        print(usage)
-        return 0
     try:
-        return main(arguments)
+        if arguments[:1] in (["--help"], ["-h"]):
+            out(usage)
+            return 0
+        return run(arguments)
     except UsageError as error:
-        print(f"{name}: {error}: see {name} --help", file=sys.stderr)
+        err(f"{name}: {error}: see {name} --help")
         return error.status
     except OverlayBootError as error:
         for line in str(error).split("\n"):
-            print(f"{name}: {line}" if error.status != 2 else line, file=sys.stderr)
+            err(f"{name}: {line}" if error.status != 2 else line)
         return error.status
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+        err(f"{name}: interrupted")
         return 130
     except BrokenPipeError:
         return 1
     except OSError as error:
-        print(f"{name}: {explain(error)}", file=sys.stderr)
+        err(f"{name}: {explain(error)}")
         return 1
+
+
+def out(text: str) -> None:
+    """Print to standard output. Raises OSError where that cannot be written."""
+    data = os.fsencode(f"{text}\n")
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def err(text: str) -> None:
+    """Print to standard error, if that can be."""
+    try:
+        os.write(2, os.fsencode(f"{text}\n"))
+    except OSError:
+        pass  # there is nobody left to tell
 
 
 def split(arguments: list[str], *known: str) -> tuple[list[str], list[str]]:
@@ -124,73 +152,87 @@ def need_root(name: str, arguments: list[str]) -> None:
         raise OverlayBootError(f"only root can do this: try sudo {again}")
 
 
-def boot() -> int:
-    """overlay-boot"""
-    return command(_boot, BOOT)
-
-
 def _boot(arguments: list[str]) -> int:
+    from overlay_boot.waiting import on_signals
+
+    # From the first: a signal during a boot waits until it can be undone.
+    waiter = on_signals(linux.SIGINT, linux.SIGTERM, linux.SIGHUP)
     flags, words = split(arguments, "--wait", "--foreground", "--check")
     if len(flags) > 1:
         raise UsageError("--wait, --foreground and --check exclude each other")
     if len(words) != 1:
-        raise UsageError("exactly one configuration file is wanted")
-    from overlay_boot.config import Draft
+        raise UsageError("expected exactly one configuration file")
+    from overlay_boot.config import ConfigFile
 
-    draft = Draft(words[0])
-    for warning in draft.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    conf = ConfigFile(words[0])
+    for warning in conf.warnings:
+        err(f"warning: {warning}")
     if flags == ["--check"]:
-        return _check(draft)
+        return _check(conf)
     need_root("overlay-boot", arguments)
     from overlay_boot.boot import boot
 
-    if flags == ["--foreground"]:
-        import signal
+    booted = boot(conf, waiter)
+    return _stay(booted, waiter, flags)
 
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    started = boot(draft)
+
+def _stay(booted: Boot, waiter: Waiter, flags: list[str]) -> int:
+    """Report a subhost that runs by now, and stay as long as the options say."""
+    from overlay_boot.waiting import Interrupted
+
+    name = booted.subhost.name
     try:
-        print(f"{started.subhost.name}: running; its log is {started.subhost.log}", flush=True)
         if flags == ["--wait"]:
-            started.wait_for_reaper()
-        elif flags == ["--foreground"]:
-            started.wait_for_end()
-    except KeyboardInterrupt:
-        if flags == ["--wait"]:
+            booted.wait_for_reaper()
+        _notify(booted.keeper)
+        try:
+            out(f"{name}: running; its log is {booted.subhost.log}")
+        except OSError as error:
+            err(f"overlay-boot: {name} is running, but cannot say so: {error.strerror}")
+        if flags == ["--foreground"]:
+            booted.wait_for_end()
+    except Interrupted as error:
+        if flags != ["--foreground"]:
+            error.args = (f"interrupted while it waited; {name} runs on",)
             raise
-        from overlay_boot.records import find
-        from overlay_boot.stop import stop
-
-        stop(find(started.subhost.name), 10)
+        return _stop_running(name)
     return 0
 
 
-def _check(draft: Draft) -> int:
-    from overlay_boot.boot import plan
-    from overlay_boot.config import VARIABLES
+def _notify(keeper: int) -> None:
+    """Tell systemd, where it has started this, that the subhost runs and which process stays as
+    long as it does (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    import socket
 
-    subhost = draft.subhost()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.sendto(f"MAINPID={keeper}\nREADY=1\n".encode(), address.replace("@", "\0", 1))
+
+
+def _check(conf: ConfigFile) -> int:
+    from overlay_boot.boot import plan
+    from overlay_boot.subhost import VARIABLES
+
+    subhost = conf.check()
     for name in VARIABLES:
         if name == "SHARE":
             for share in subhost.shares:
-                print(f"SHARE={share.text}")
+                out(f"SHARE={share.text}")
         else:
-            origin = "" if name in draft.given else "   (default)"
-            print(f"{name}={subhost.values[name]}{origin}")
-    print("\nA boot would")
+            given = name in conf.assigned and conf.assigned[name].text
+            out(f"{name}={subhost.texts[name]}" + ("" if given else "   (default)"))
+    out("\nA boot would")
     for number, step in enumerate(plan(subhost), 1):
-        print(f"{number:3} {step}")
+        out(f"{number:3} {step}")
     return 0
 
 
-def stop() -> int:
-    """overlay-stop"""
-    return command(_stop, STOP)
-
-
 def _stop(arguments: list[str]) -> int:
-    seconds = "10"
+    from overlay_boot.stop import SERVICE
+
+    seconds = f"{SERVICE}"
     if "--timeout" in arguments[:-1]:
         at = arguments.index("--timeout")
         seconds = arguments[at + 1]
@@ -204,18 +246,23 @@ def _stop(arguments: list[str]) -> int:
     if not 0 <= timeout < 1e6:
         raise UsageError(f"--timeout takes seconds, not {seconds!r}")
     if len(words) != 1:
-        raise UsageError("exactly one subhost's name or configuration file is wanted")
+        raise UsageError("expected exactly one name or configuration file of a subhost")
     need_root("overlay-stop", arguments)
-    from overlay_boot.records import find
-    from overlay_boot.stop import stop
-
-    stop(find(words[0]), timeout)
-    return 0
+    return _stop_running(words[0], timeout)
 
 
-def go() -> int:
-    """overlay-go"""
-    return command(_go, GO)
+def _stop_running(name_or_conf: str, timeout: float | None = None) -> int:
+    """Stop a subhost, and tell what did not end by itself."""
+    from overlay_boot.running import find
+    from overlay_boot.stop import SERVICE, stop
+
+    record = find(name_or_conf)
+    stopped = stop(record, SERVICE if timeout is None else timeout)
+    for warning in stopped.warnings:
+        err(f"overlay-stop: warning: {warning}")
+    for problem in stopped.problems:
+        err(f"overlay-stop: {record.name} is down, but {problem}")
+    return 1 if stopped.problems else 0
 
 
 def _go(arguments: list[str]) -> int:
@@ -227,43 +274,41 @@ def _go(arguments: list[str]) -> int:
     if not arguments:
         return _list([])
     from overlay_boot.go import go
-    from overlay_boot.records import find
+    from overlay_boot.running import find
 
     return go(find(arguments[0]), arguments[1:])
-
-
-def list_running() -> int:
-    """overlay-list"""
-    return command(_list, LIST)
 
 
 def _list(arguments: list[str]) -> int:
     flags, words = split(arguments, "--json")
     if words:
-        raise UsageError("no argument is wanted")
+        raise UsageError(f"expected no argument, not {words[0]!r}")
     need_root("overlay-list", arguments)
     import time
 
     from overlay_boot.records import running
 
+    problems: list[str] = []
     rows: list[dict[str, Any]] = [
         {
             "name": record.name,
             "pid": record.pid,
-            "since": time.strftime("%FT%T%z", time.localtime(int(record.items["SINCE"]))),
-            "root": record.items["ROOT"],
-            "cables": record.hosts,
-            "configuration": record.items["CONFIG"],
+            "since": time.strftime("%FT%T%z", time.localtime(record.since)),
+            "root": record.root_kind,
+            "cables": [link.name for link in record.cables],
+            "configuration": record.conf,
         }
-        for record in running()
+        for record in running(problems)
     ]
-    if not rows and not flags:
-        print("no subhost is running", file=sys.stderr)
-        return 0
+    for problem in problems:
+        err(f"overlay-list: {problem}")
     if flags:
         import json
 
-        print(json.dumps(rows, indent=2))
+        out(json.dumps(rows, indent=2))
+        return 0
+    if not rows:
+        err("no subhost is running")
         return 0
     table = [["NAME", "PID", "SINCE", "ROOT", "CABLES", "CONFIGURATION"]]
     for row in rows:
@@ -271,37 +316,82 @@ def _list(arguments: list[str]) -> int:
         table.append([str(value) for value in values.values()])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
-        print("  ".join(map(str.ljust, line, widths)).rstrip())
+        out("  ".join(map(str.ljust, line, widths)).rstrip())
     return 0
-
-
-def share() -> int:
-    """overlay-share"""
-    return command(_share, SHARE)
 
 
 def _share(arguments: list[str]) -> int:
-    _, words = split(arguments)
+    flags, words = split(arguments, "--remove")
     if len(words) != 2:
-        raise UsageError("a folder and a subhost's name or configuration file are wanted")
+        raise UsageError("expected a path, and the name or configuration file of a subhost")
     need_root("overlay-share", arguments)
-    from overlay_boot.records import find
-    from overlay_boot.share import share
+    from overlay_boot.running import find
+    from overlay_boot.share import share, unshare
 
-    share(find(words[1]), words[0])
+    do = unshare if flags else share
+    do(find(words[1]), words[0])
     return 0
-
-
-def diskfile() -> int:
-    """overlay-diskfile"""
-    return command(_diskfile, DISKFILE)
 
 
 def _diskfile(arguments: list[str]) -> int:
     _, words = split(arguments)
     if not 1 <= len(words) <= 3:
-        raise UsageError("a path, and at most a disk image and a partition's number, are wanted")
+        raise UsageError("expected a path, and at most a disk image and a partition's number")
     from overlay_boot.diskfile import diskfile
 
-    print(diskfile(*words))
+    out(diskfile(*words))
     return 0
+
+
+def _variable(name: str) -> str:
+    """A variable of the configuration whose hook this is."""
+    try:
+        return os.environ[name]
+    except KeyError:
+        raise OverlayBootError(f"{name} is not set: only overlay-boot runs this") from None
+
+
+def _premount(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        raise UsageError("expected UPPER")
+    from overlay_boot.cables import parse_cables
+    from overlay_boot.hooks import premount
+    from overlay_boot.tree import Made
+
+    upper, name = arguments[0], _variable("NAME")
+    premount(upper, name, parse_cables(name, _variable("CABLES")), Made.passed_on(upper))
+    return 0
+
+
+def _postmount(arguments: list[str]) -> int:
+    if len(arguments) != 2:
+        raise UsageError("expected LIVE and UPPER")
+    from overlay_boot.hooks import postmount
+    from overlay_boot.tree import Made
+
+    live, upper = arguments
+    postmount(live, _variable("RAM_SIZE"), Made.passed_on(upper))
+    return 0
+
+
+def _init(arguments: list[str]) -> int:
+    if arguments:
+        raise UsageError("expected no argument")
+    from overlay_boot.hooks import init
+    from overlay_boot.subhost import VARIABLES
+
+    out(init(VARIABLES["START"].parse(_variable("START"), {})).rstrip("\n"))
+    return 0
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "overlay-boot": (_boot, BOOT),
+    "overlay-stop": (_stop, STOP),
+    "overlay-go": (_go, GO),
+    "overlay-list": (_list, LIST),
+    "overlay-share": (_share, SHARE),
+    "overlay-diskfile": (_diskfile, DISKFILE),
+    "overlay-premount": (_premount, f"Usage: overlay-premount UPPER\n{HOOK}"),
+    "overlay-postmount": (_postmount, f"Usage: overlay-postmount LIVE UPPER\n{HOOK}"),
+    "overlay-init": (_init, f"Usage: overlay-init\n{HOOK}"),
+}

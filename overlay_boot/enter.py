@@ -1,58 +1,85 @@
-"""Into a running subhost: all its namespaces and its root (overlay-go(8), decision 19)."""
+"""Commands inside a running subhost (overlay-go(8), overlay-stop(8)).
+
+The static program brings them there (reaper.c, "enter"): of the main host no interpreter, no
+environment, no descriptor and no terminal is ever seen inside, not even while a command works.
+"""
 
 from __future__ import annotations
 
 import os
-import sys
 
-from overlay_boot import NotRunning
-from overlay_boot.linux import (
-    CLONE_NEWIPC,
-    CLONE_NEWNET,
-    CLONE_NEWNS,
-    CLONE_NEWPID,
-    CLONE_NEWUTS,
-    setns,
-)
+from overlay_boot import PATH, NotRunning, commands
 from overlay_boot.records import Record
+from overlay_boot.tree import REAPER
+from overlay_boot.waiting import Deadline, Waiter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
-ALL = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID
-
-
-def enter(record: Record) -> None:
-    """Join the subhost's namespaces and root; processes forked from now on are in its pid
-    namespace. Nothing can be imported any more: it would be the subhost's files that are found."""
-    process = record.open_process()
-    if process is None:
-        raise NotRunning(f"{record.name} is not running")
-    sys.meta_path.clear()
-    setns(process, ALL)
-    os.close(process)
-    os.chdir("/")
+CANNOT = 125  # the exit status of a command that could not even be tried
 
 
-def status_of(wait_status: int) -> int:
-    """The exit status that a shell would show: 128 and the signal's number for a killed one."""
-    code = os.waitstatus_to_exitcode(wait_status)
-    return code if code >= 0 else 128 - code
+class Inside:
+    """A command inside a subhost. With the role "--enter" it is a command with its words, or
+    without any root's shell; "--hold" is only there, "--terminate" sends SIGTERM to all others."""
 
-
-def inside(record: Record, do: Callable[[], None]) -> int:
-    """Run do in a process inside the subhost and return its exit status."""
-    middle = os.fork()
-    if middle == 0:
-        status = 1
+    def __init__(
+        self,
+        record: Record,
+        role: str,
+        command: Sequence[str] = (),
+        fds: Sequence[int] = (0, 1, 2),
+        environment: dict[str, str] | None = None,
+        cgroup: str = "",
+        terminal: int = -1,
+    ) -> None:
+        process = record.open_process()
+        if process is None:
+            raise NotRunning(f"{record.name} is not running")
+        control, self.control = os.pipe()
+        self.reports, reports = os.pipe()
+        more = {3: process, 4: control, 5: reports}
+        if cgroup:
+            more[6] = os.open(f"{cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        if terminal >= 0:  # the caller's, to be put right should the caller be killed
+            more[7] = os.dup(terminal)
+        words = ["overlay-go", role, *command]
+        self.pid = 0
         try:
-            enter(record)
-            inner = os.fork()
-            if inner == 0:
-                do()
-                os._exit(0)
-            status = status_of(os.waitpid(inner, 0)[1])
+            self.pid = commands.spawn(words, environment or {"PATH": PATH}, fds, more, REAPER)
         finally:
-            os._exit(status)
-    return status_of(os.waitpid(middle, 0)[1])
+            for fd in more.values():
+                os.close(fd)
+
+    def send(self, number: int) -> None:
+        """Send a signal to the command's process group."""
+        try:
+            os.write(self.control, bytes([number]))
+        except BrokenPipeError:
+            pass  # it has ended
+
+    def report(self) -> str:
+        """What self.reports has: "ready", "stopped", or "ended" when the status can be had."""
+        return {b"r": "ready", b"s": "stopped"}.get(os.read(self.reports, 1), "ended")
+
+    def status(self) -> int:
+        """Wait for its end; its exit status as a shell shows it."""
+        os.close(self.reports)
+        self._let_go()
+        return commands.status_of(os.waitpid(self.pid, 0)[1])
+
+    def status_within(self, seconds: float) -> int | None:
+        """Its exit status, or None if it did not end in time: it is ended then."""
+        deadline = Deadline(seconds)
+        while Waiter().wait(self.reports, seconds=deadline.left):
+            if self.report() == "ended":
+                return self.status()
+        self.status()
+        return None
+
+    def _let_go(self) -> None:
+        """Let the command end: SIGHUP, and SIGKILL to its process group when that is ignored."""
+        if self.control >= 0:
+            os.close(self.control)
+            self.control = -1

@@ -1,8 +1,8 @@
-"""overlay-go: a shell or a command inside a running subhost (decision 19).
+"""overlay-go: a shell or a command inside a running subhost (overlay-go(8)).
 
-At a terminal the shell gets a pseudo-terminal of the subhost's own, so that tty(1), job control,
-sudo and screen work in it and nothing in the subhost holds the caller's terminal. Elsewhere it
-gets the caller's standard input, output and error as they are.
+It is to be like a local program to whoever calls it. What is a terminal among the caller's 0, 1 and
+2 becomes a pseudo-terminal of the subhost's own, so that tty(1), job control, sudo and screen work
+in it and nothing in the subhost holds the caller's terminal; what is not goes in as it is.
 """
 
 from __future__ import annotations
@@ -11,112 +11,216 @@ import fcntl
 import os
 import select
 import signal
+import stat
 import termios
 import tty
 
-from overlay_boot import PATH, explain
-from overlay_boot.enter import enter, status_of
+from overlay_boot import PATH, NotRunning
+from overlay_boot.enter import Inside
+from overlay_boot.linux import SIGNALS_FORWARDED, open_in_root, read_signal, signals_as_file
 from overlay_boot.records import Record
+
+TIOCSPTLCK = 0x40045431
+TIOCGPTPEER = 0x5441
+FULL = 1 << 16  # bytes on their way in one direction before no more are read
+LOOK = 0.3  # seconds after which a background job looks whether it is in the foreground
 
 
 def go(record: Record, command: list[str]) -> int:
     """Run command, or root's shell, in the subhost; returns its exit status."""
-    middle = os.fork()
-    if middle:
-        # The terminal's signals are for the program inside.
-        for number in (signal.SIGINT, signal.SIGQUIT):
-            signal.signal(number, signal.SIG_IGN)
-        return status_of(os.waitpid(middle, 0)[1])
-    status = 1
+    signals = signals_as_file((*SIGNALS_FORWARDED, signal.SIGTSTP, signal.SIGWINCH))
+    terminals = [fd for fd in (0, 1, 2) if os.isatty(fd)]
+    terminal = Terminal(record, terminals) if terminals else None
+    inside = Inside(
+        record,
+        "--enter",
+        command,
+        [terminal.slave if terminal and fd in terminals else fd for fd in (0, 1, 2)],
+        _environment(),
+        record.cgroup,
+        terminal.outer if terminal else -1,
+    )
+    inside.report()  # it is ready
+    if terminal:
+        terminal.start()
     try:
-        enter(record)
-        at_terminal = os.isatty(0) and os.isatty(1) and os.path.exists("/dev/pts/ptmx")
-        status = (_on_terminal if at_terminal else _on_pipes)(command)
-    except OSError as error:
-        os.write(2, os.fsencode(f"overlay-go: {error}\n"))
+        _attend(inside, terminal, signals)
     finally:
-        os._exit(status)
+        if terminal:
+            terminal.finish()
+    return inside.status()
 
 
-def _execute(command: list[str]) -> None:
-    """Become the command. 127 and 126 as exit statuses tell what a shell's would."""
-    home = "/root" if os.path.isdir("/root") else "/"
-    shell = next((s for s in ("/bin/bash", "/usr/bin/bash") if os.access(s, os.X_OK)), "/bin/sh")
-    environment = {"PATH": PATH, "HOME": home, "USER": "root", "LOGNAME": "root", "SHELL": shell}
+def _environment() -> dict[str, str]:
     kept = ("TERM", "COLORTERM", "LANG", "LC_ALL")
-    environment.update({name: os.environ[name] for name in kept if name in os.environ})
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    command = command or [shell]
-    status, reason = 127, "not found in the subhost"
-    folders = [""] if "/" in command[0] else PATH.split(":")
-    os.chdir(home)
-    for folder in folders:
-        try:
-            os.execve(os.path.join(folder, command[0]), command, environment)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            status, reason = 126, explain(error)
-    os.write(2, os.fsencode(f"overlay-go: {command[0]}: {reason}\n"))
-    os._exit(status)
+    fixed = {"PATH": PATH, "HOME": "/root", "USER": "root", "LOGNAME": "root"}
+    return fixed | {name: os.environ[name] for name in kept if name in os.environ}
 
 
-def _on_pipes(command: list[str]) -> int:
-    inner = os.fork()
-    if inner == 0:
-        _execute(command)
-    return status_of(os.waitpid(inner, 0)[1])
-
-
-def _on_terminal(command: list[str]) -> int:
-    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
-    fcntl.ioctl(master, TIOCSPTLCK, bytes(4))
-    number = int.from_bytes(fcntl.ioctl(master, TIOCGPTN, bytes(4)), "little")
-    inner = os.fork()
-    if inner == 0:
-        os.setsid()
-        slave = os.open(f"/dev/pts/{number}", os.O_RDWR)
-        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-        for fd in (0, 1, 2):
-            os.dup2(slave, fd)
-        os.closerange(3, slave + 1)
-        _execute(command)
-    resize(master)
-    signal.signal(signal.SIGWINCH, lambda *_: resize(master))
-    before = termios.tcgetattr(0)
-    try:
-        tty.setraw(0, termios.TCSADRAIN)  # what was typed ahead stays
-        _relay(master, inner)
-    finally:
-        termios.tcsetattr(0, termios.TCSADRAIN, before)
-    return status_of(os.waitpid(inner, 0)[1])
-
-
-TIOCSPTLCK = 0x40045431
-TIOCGPTN = 0x80045430
-
-
-def resize(master: int) -> None:
-    """Give the pseudo-terminal the size of the caller's terminal."""
-    size = fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8))
-    fcntl.ioctl(master, termios.TIOCSWINSZ, size)
-
-
-def _relay(master: int, inner: int) -> None:
-    """Copy between the terminal and the pseudo-terminal until the program inside has ended;
-    what it left running in the background may keep the pseudo-terminal open."""
-    ended = os.pidfd_open(inner)
-    sources = [0, master, ended]
+def _attend(inside: Inside, terminal: Terminal | None, signals: int) -> None:
+    """Hand on signals and what is typed and printed, until the command has ended."""
     while True:
-        ready = select.select(sources, [], [])[0]
-        for fd in (fd for fd in (0, master) if fd in ready):
-            try:
-                data = os.read(fd, 65536)
-            except OSError:  # EIO: no process holds the subhost's side any more
-                data = b""
-            if not data:
-                sources.remove(fd)
-            while data:
-                data = data[os.write(master if fd == 0 else 1, data) :]
-        if ready == [ended]:
-            return
+        poll = select.poll()
+        poll.register(signals, select.POLLIN)
+        poll.register(inside.reports, select.POLLIN)
+        waiting = terminal.register(poll) if terminal else False
+        ready = dict(poll.poll(LOOK * 1000 if waiting else None))
+        if terminal:
+            terminal.relay(ready)
+        if signals in ready:
+            number = read_signal(signals)
+            if number == signal.SIGWINCH and terminal:
+                terminal.resize()
+            else:
+                inside.send(number)
+        if inside.reports in ready:
+            if inside.report() == "ended":
+                return
+            if terminal:
+                terminal.restore()
+            _stop_like_the_command(signals)
+            inside.send(signal.SIGCONT)
+
+
+def _stop_like_the_command(signals: int) -> None:
+    """Stop this job, as its shell expects when the command stopped; returns when it goes on. Where
+    no shell is there to let it go on the kernel does not stop it."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
+    os.killpg(0, signal.SIGTSTP)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+
+
+class Terminal:
+    """The caller's terminal and the subhost's own one, and all that goes between them. Neither
+    direction ever waits for the other."""
+
+    def __init__(self, record: Record, outer: list[int]) -> None:
+        self.outer = _own_description(outer[0])
+        self.master, self.slave = _open_pty(record)
+        os.set_blocking(self.master, False)
+        self.before = termios.tcgetattr(self.outer)
+        # Keys are for the command where its input or output is the terminal; beside another program
+        # of a pipeline that reads them, such as less, they are not.
+        self.takes_keys = 0 in outer or 1 in outer
+        self.raw = False
+        self.hung_up = False
+        self.typed = b""
+        self.printed = b""
+        settings = termios.tcgetattr(self.outer)
+        if not self.takes_keys:
+            settings[1] &= ~termios.OPOST  # the caller's terminal does that
+        termios.tcsetattr(self.slave, termios.TCSANOW, settings)
+        self.resize()
+
+    def start(self) -> None:
+        """The command runs: the pseudo-terminal is its own from now on."""
+        os.close(self.slave)
+
+    def resize(self) -> None:
+        """Give the pseudo-terminal the size of the caller's terminal."""
+        termios.tcsetwinsize(self.master, termios.tcgetwinsize(self.outer))
+
+    def register(self, poll: select.poll) -> bool:
+        """Enter what there is to wait for; True where it is to be looked again soon, since this
+        job is in the background and neither changes the terminal nor reads from it."""
+        background = not self._in_foreground()
+        if not background and self.takes_keys and not self.raw and not self.hung_up:
+            tty.setraw(self.outer, termios.TCSADRAIN)  # what was typed ahead stays
+            self.raw = True
+        outer = select.POLLIN if self.raw and len(self.typed) < FULL else 0
+        outer |= select.POLLOUT if self.printed else 0
+        if outer and not self.hung_up:
+            poll.register(self.outer, outer)
+        master = select.POLLIN if len(self.printed) < FULL else 0
+        master |= select.POLLOUT if self.typed else 0
+        if master and self.master >= 0:
+            poll.register(self.master, master)
+        return background and self.takes_keys
+
+    def _in_foreground(self) -> bool:
+        try:
+            return os.tcgetpgrp(self.outer) == os.getpgrp()
+        except OSError:  # not the controlling terminal: nobody's job control
+            return True
+
+    def relay(self, ready: dict[int, int]) -> None:
+        """Read and write what is ready."""
+        events = ready.get(self.outer, 0)
+        if events & (select.POLLIN | select.POLLHUP):
+            data = _read(self.outer)
+            self.typed += data
+            self.hung_up = not data
+        if self.printed and events & select.POLLOUT:
+            self.printed = self.printed[_write(self.outer, self.printed) :]
+        events = ready.get(self.master, 0)
+        if events & (select.POLLIN | select.POLLHUP):
+            data = _read(self.master)
+            self.printed += data
+            if not data and events & select.POLLHUP:  # no process holds the other side
+                os.close(self.master)
+                self.master = -1
+                return
+        if self.typed and events & select.POLLOUT:
+            self.typed = self.typed[_write(self.master, self.typed) :]
+
+    def restore(self) -> None:
+        """Put the caller's terminal right."""
+        if self.raw and not self.hung_up:
+            termios.tcsetattr(self.outer, termios.TCSADRAIN, self.before)
+        self.raw = False
+
+    def finish(self) -> None:
+        """Print what is left, and put the caller's terminal right."""
+        while self.master >= 0 and (data := _read(self.master)):
+            self.printed += data
+        os.set_blocking(self.outer, True)
+        while self.printed and not self.hung_up:
+            written = _write(self.outer, self.printed)
+            self.printed = self.printed[written:]
+            if not written:
+                break
+        self.restore()
+
+
+def _own_description(fd: int) -> int:
+    """The caller's terminal, opened anew: that it does not block is not for others to feel."""
+    try:
+        return os.open(os.ttyname(fd), os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return os.dup(fd)
+
+
+def _open_pty(record: Record) -> tuple[int, int]:
+    """A pseudo-terminal of the subhost's own, both ends; where it has no devpts, of the main host's.
+    Its root may have put anything into the place of ptmx."""
+    try:
+        root = os.open(f"/proc/{record.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        raise NotRunning(f"{record.name} is not running") from None
+    try:
+        flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK
+        master = open_in_root(root, "dev/pts/ptmx", flags)
+        if not stat.S_ISCHR(os.fstat(master).st_mode):
+            raise OSError
+        fcntl.ioctl(master, TIOCSPTLCK, bytes(4))
+        return master, fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return os.openpty()
+    finally:
+        os.close(root)
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, FULL)
+    except OSError:  # EAGAIN, or EIO: no process holds the other side any more
+        return b""
+
+
+def _write(fd: int, data: bytes) -> int:
+    try:
+        return os.write(fd, data[:4096])
+    except BlockingIOError:
+        return 0
+    except OSError:
+        return len(data)  # EIO: nobody will read it

@@ -1,4 +1,4 @@
-"""The kernel's calls that Python 3.11 lacks, one thin function each.
+"""The kernel's calls that Python 3.11 lacks, one thin function each, over glibc 2.36.
 
 Every function raises OSError naming the call and the path. Paths and strings are str; data that
 the kernel takes as text is encoded as file names are. See the man page of section 2 by each name.
@@ -20,27 +20,35 @@ MS_REC = 16384
 MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
 
+SIGHUP = 1
+SIGINT = 2
+SIGQUIT = 3
 SIGKILL = 9
 SIGTERM = 15
 SIGCONT = 18
+SIGNALS_FORWARDED = (SIGHUP, SIGINT, SIGQUIT, 10, SIGTERM, 12)  # 10 and 12: SIGUSR1, SIGUSR2
+SIGNALS = [*range(1, 32), *range(35, 65)]  # but the two that the C library keeps for itself
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
-PR_SET_CHILD_SUBREAPER = 36
-SIG_SETMASK = 2
 OVERLAY_TYPE = "overlay"
 
+_PR_SET_CHILD_SUBREAPER = 36
+_CLOSE_RANGE_CLOEXEC = 4
+_SIG_BLOCK = 0
+_SIG_SETMASK = 2
+_SIG_IGN = 1
+_SFD_CLOEXEC = 0o2000000
+_SIZE_OF_SIGNALFD_SIGINFO = 128
 _RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_IN_ROOT = 0x10
-_SYS_PIVOT_ROOT = {"x86_64": 155, "i686": 217, "armv7l": 218, "ppc64le": 203, "s390x": 217}
-_SYS_OPEN_TREE = 428
-_SYS_MOVE_MOUNT = 429
-_SYS_OPENAT2 = 437
-_SYS_PIDFD_SEND_SIGNAL = 424
+_SYS_OPENAT2 = 437  # the one call here that glibc does not have
 _AT_FDCWD = -100
 _AT_RECURSIVE = 0x8000
 _OPEN_TREE_CLONE = 1
@@ -53,6 +61,7 @@ _AF_INET = 2
 _SOCK_DGRAM = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.signal.restype = ctypes.c_void_p
 
 
 def _check(result: int, call: str, path: str | None = None) -> int:
@@ -92,25 +101,19 @@ def detach(target: str) -> None:
 def open_tree(path: str) -> int:
     """open_tree(2) OPEN_TREE_CLONE: a detached copy of the mounts at path."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_RECURSIVE
-    result = _libc.syscall(
-        ctypes.c_long(_SYS_OPEN_TREE), _AT_FDCWD, os.fsencode(path), ctypes.c_uint(flags)
-    )
+    result = _libc.open_tree(_AT_FDCWD, os.fsencode(path), ctypes.c_uint(flags))
     return _check(result, "open_tree", path)
 
 
 def move_mount(tree: int, target: int) -> None:
     """move_mount(2): attach a detached tree of mounts to an open directory or file."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
-    result = _libc.syscall(
-        ctypes.c_long(_SYS_MOVE_MOUNT), tree, b"", target, b"", ctypes.c_uint(flags)
-    )
-    _check(result, "move_mount")
+    _check(_libc.move_mount(tree, b"", target, b"", ctypes.c_uint(flags)), "move_mount")
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
-    """pivot_root(2), which the C library does not wrap."""
-    number = _SYS_PIVOT_ROOT.get(os.uname().machine, 41)  # 41 is the newer, generic table's
-    result = _libc.syscall(ctypes.c_long(number), os.fsencode(new_root), os.fsencode(put_old))
+    """pivot_root(2)."""
+    result = _libc.pivot_root(os.fsencode(new_root), os.fsencode(put_old))
     _check(result, "pivot_root", new_root)
 
 
@@ -131,18 +134,54 @@ def sethostname(name: str) -> None:
 
 def become_subreaper() -> None:
     """prctl(2) PR_SET_CHILD_SUBREAPER: orphaned descendants become children of this process."""
-    _check(_libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
+    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
 
 
 def kill_process(pidfd: int, number: int) -> None:
-    """pidfd_send_signal(2); the module signal has it too, but importing that takes 5 ms."""
-    result = _libc.syscall(ctypes.c_long(_SYS_PIDFD_SEND_SIGNAL), pidfd, number, None, 0)
-    _check(result, "pidfd_send_signal")
+    """pidfd_send_signal(2); a process that has ended takes it in silence. (The module signal has
+    it too, but importing that takes as long as all mounts of a boot.)"""
+    try:
+        _check(_libc.pidfd_send_signal(pidfd, number, None, 0), "pidfd_send_signal")
+    except ProcessLookupError:
+        pass
 
 
-def ignore_signal(number: int) -> None:
-    """Ignore a signal (signal(2))."""
-    _libc.signal(number, ctypes.c_void_p(1))
+def close_others_on_exec() -> None:
+    """No descriptor above 2 is handed on to another program, whoever has opened it
+    (close_range(2))."""
+    _libc.close_range(ctypes.c_uint(3), ctypes.c_uint(0xFFFFFFFF), _CLOSE_RANGE_CLOEXEC)
+
+
+def duplicate_above(fd: int, lowest: int) -> int:
+    """A duplicate with a number that is not below lowest, closed on exec (fcntl(2))."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+
+
+def signals_as_file(numbers: tuple[int, ...]) -> int:
+    """A descriptor that becomes readable when one of the signals arrives, of those that this
+    process was not told to ignore (nohup(1)). From now on they do nothing else (signalfd(2))."""
+    mask = 0
+    for number in numbers:
+        before = _libc.signal(number, None)
+        if before == _SIG_IGN:
+            _libc.signal(number, ctypes.c_void_p(_SIG_IGN))
+        else:
+            mask |= 1 << number - 1
+    signals = mask.to_bytes(8, "little") + bytes(120)
+    _check(_libc.sigprocmask(_SIG_BLOCK, signals, None), "sigprocmask")
+    return _check(_libc.signalfd(-1, signals, _SFD_CLOEXEC), "signalfd")
+
+
+def read_signal(fd: int) -> int:
+    """The number of the next signal of signals_as_file."""
+    return int.from_bytes(os.read(fd, _SIZE_OF_SIGNALFD_SIGINFO)[:4], "little")
+
+
+def default_signals() -> None:
+    """Every signal at its default action and unblocked, as a first process expects them."""
+    for number in SIGNALS:
+        _libc.signal(number, None)
+    _check(_libc.sigprocmask(_SIG_SETMASK, bytes(128), None), "sigprocmask")
 
 
 def loopback_up() -> None:
@@ -157,18 +196,16 @@ def loopback_up() -> None:
         os.close(sock)
 
 
-def interface_exists(name: str) -> bool:
-    """Whether the current network namespace has the interface (if_nametoindex(3)); /sys may be
-    that of another one."""
-    return bool(_libc.if_nametoindex(name.encode()))
+def interface_index(name: str) -> int:
+    """The index of an interface in the current network namespace, 0 if there is none
+    (if_nametoindex(3)); /sys may be that of another namespace."""
+    return int(_libc.if_nametoindex(os.fsencode(name)))
 
 
-def default_signals() -> None:
-    """Every signal at its default action and unblocked, as a first process expects them (but the
-    two that the C library keeps for itself)."""
-    for number in range(1, 65):
-        _libc.signal(number, None)
-    _check(_libc.sigprocmask(SIG_SETMASK, bytes(128), None), "sigprocmask")
+def interface_name(index: int) -> str:
+    """The name of the interface with that index, empty if there is none (if_indextoname(3))."""
+    name = ctypes.create_string_buffer(16)
+    return os.fsdecode(name.value) if _libc.if_indextoname(index, name) else ""
 
 
 class _OpenHow(ctypes.Structure):
@@ -179,9 +216,11 @@ class _OpenHow(ctypes.Structure):
     ]
 
 
-def open_in_root(root: int, path: str, flags: int, mode: int = 0) -> int:
-    """openat2(2): open path as if the directory root were "/", symbolic links and ".." included."""
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+def open_in_root(root: int, path: str, flags: int, links: bool = True) -> int:
+    """openat2(2): open path as if the directory root were "/", symbolic links and ".." included;
+    without links none is followed, and one on the way is an error."""
+    resolve = _RESOLVE_IN_ROOT | (_RESOLVE_NO_MAGICLINKS if links else _RESOLVE_NO_SYMLINKS)
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
     result = _libc.syscall(
         ctypes.c_long(_SYS_OPENAT2),
         root,

@@ -1,4 +1,4 @@
-"""LOG: the subhost's log file (decision 14)."""
+"""LOG: the subhost's log file (overlay-boot(8), LOG)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,21 @@ def open_log(path: str) -> int:
     return fd
 
 
-def say(fd: int, message: str) -> None:
-    """Write one line into the log, with the time."""
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-    os.write(fd, os.fsencode(f"{stamp} overlay-boot: {message}\n"))
+class Log:
+    """An open log: overlay-boot's own lines in it, each with the time."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.fd = open_log(path)
+
+    def say(self, message: str) -> None:
+        """Write one line. Raises OverlayBootError where it cannot be written whole."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        line = os.fsencode(f"{stamp} overlay-boot: {message}\n")
+        try:
+            if os.write(self.fd, line) == len(line):
+                return
+            reason = "No space left on device"
+        except OSError as error:
+            reason = str(error.strerror)
+        raise OverlayBootError(f"LOG {self.path} cannot be written: {reason}: or set LOG")

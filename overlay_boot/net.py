@@ -1,4 +1,4 @@
-"""Virtual cables and the network namespace's name (overlay-boot(8), Networking; decisions 6 to 9).
+"""Virtual cables and the network namespace's name (overlay-boot(8), NETWORKING).
 
 rtnetlink is spoken by pyroute2. Its package imports everything it has at once (160 ms of a boot),
 so only the part for routes and links is loaded here (80 ms), while the root is being set up.
@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import os
 import sys
-from socket import if_nametoindex
 
-from overlay_boot import OverlayBootError
+from overlay_boot import PATH, OverlayBootError, commands
 from overlay_boot.cables import Cable
-from overlay_boot.config import Subhost
-from overlay_boot.linux import interface_exists
+from overlay_boot.linux import interface_index
+from overlay_boot.records import Link
 from overlay_boot.steps import Step
+from overlay_boot.waiting import Waiter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from pyroute2 import IPRoute
 
+    from overlay_boot.subhost import Subhost
 
-def iproute() -> IPRoute:
-    """An rtnetlink socket in the current network namespace."""
+IFUP = 90.0  # seconds for ifup, as long as the keeper gives ifdown
+
+
+def iproute() -> type[IPRoute]:
+    """pyroute2's rtnetlink socket in the current network namespace."""
     if "pyroute2" not in sys.modules:
         import importlib.util
         import types
@@ -37,104 +42,140 @@ def iproute() -> IPRoute:
         sys.modules["pyroute2"] = package
     from pyroute2.iproute.linux import IPRoute
 
-    return IPRoute()
+    return IPRoute  # type: ignore[no-any-return]
 
 
 def check_host(subhost: Subhost) -> None:
     """Raise if a bridge is missing or an interface's name is taken on the main host."""
     for cable in subhost.cables:
         bridge = cable.bridge
-        what = "" if not bridge or interface_exists(bridge) else "not there"
+        what = "" if not bridge or interface_index(bridge) else "not there"
         folder = f"/sys/class/net/{bridge}"
         if bridge and not what and os.path.isdir(folder) and not os.path.isdir(f"{folder}/bridge"):
             what = "no bridge"
         if what:
             raise OverlayBootError(
-                f"CABLES: {bridge} is {what}: make it with ip link add {bridge} type bridge, "
+                f"CABLES: {bridge} is {what}: create it with ip link add {bridge} type bridge, "
                 "or correct CABLES"
             )
-        if interface_exists(cable.host):
+        if interface_index(cable.host):
             raise OverlayBootError(
-                f"CABLES: the interface {cable.host} is there already: remove it with "
-                f"ip link delete {cable.host}, or choose another NAME"
+                f"CABLES: the interface {cable.host} is there already: choose another NAME"
+                + _advice(cable)
             )
 
 
-def steps(subhost: Subhost, pid: Callable[[], int], say: Callable[[str], None]) -> list[Step]:
-    """What makes the cables. pid gives a process in the subhost's network namespace, say writes a
-    line into the log."""
-    plan = []
-    for cable in subhost.cables:
-
-        def do(cable: Cable = cable) -> None:
-            make_cable(cable, pid(), say)
-
-        def undo(cable: Cable = cable) -> None:
-            delete_links([cable.host])
-
-        plan.append(Step(f"make {cable}", do, undo))
-    return plan
+def _advice(cable: Cable) -> str:
+    """How to be rid of the interface that has a cable's name: only of what a subhost could have
+    left, which is a veth or a VLAN."""
+    with iproute()() as ip:
+        found = ip.link("get", ifname=cable.host)[0]
+    info = found.get_attr("IFLA_LINKINFO")
+    kind = info.get_attr("IFLA_INFO_KIND") if info else ""
+    wanted = "vlan" if cable.tag else "veth"
+    return f", or remove it with ip link delete {cable.host}" if kind == wanted else ""
 
 
-def make_cable(cable: Cable, pid: int, say: Callable[[str], None]) -> None:
-    """Make one cable or VLAN interface, set it up, and put it into its bridge or try ifup."""
-    with iproute() as ip:
-        try:
-            if cable.tag:
-                carrier = if_nametoindex(cable.carrier)
-                ip.link("add", ifname=cable.host, kind="vlan", link=carrier, vlan_id=cable.tag)
-            else:
-                peer: dict[str, str | int] = {"ifname": cable.peer, "net_ns_pid": pid}
-                if cable.mac:
-                    peer["address"] = cable.mac
-                ip.link("add", ifname=cable.host, kind="veth", peer=peer)
-            index = if_nametoindex(cable.host)
-            if cable.bridge:
-                ip.link("set", index=index, master=if_nametoindex(cable.bridge))
-            elif ifup(cable.host, say):
-                return
-            ip.link("set", index=index, state="up")
-        except Exception as error:
-            if interface_exists(cable.host):
-                ip.link("del", ifname=cable.host)
-            reason = error.args[-1] if error.args else error
-            raise OverlayBootError(f"cannot make {cable}: {reason}") from error
+class Cables:
+    """The cables of one boot: makes them, and knows what it made by index and peer."""
 
+    def __init__(self, subhost: Subhost, waiter: Waiter, say: Callable[[str], None]) -> None:
+        self.subhost = subhost
+        self.waiter = waiter
+        self.say = say  # writes a line into the log
+        self.links: list[Link] = []
+        self.pid = 0  # a process in the subhost's network namespace
 
-def ifup(interface: str, say: Callable[[str], None]) -> bool:
-    """Try ifup(8) on an interface; False, with a line in the log, where that does not work.
+    def load(self) -> None:
+        """Load what speaks rtnetlink, while the builder works."""
+        iproute()
 
-    --force, since ifupdown may think it up still after a crash.
-    """
-    import subprocess
+    def steps(self) -> list[Step]:
+        """A step for each cable or VLAN."""
+        plan = []
+        for cable in self.subhost.cables:
 
-    try:
-        done = subprocess.run(
-            ["ifup", "--force", interface],
-            check=False,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            def do(cable: Cable = cable) -> None:
+                self.make(cable)
+
+            plan.append(Step(f"make {cable}", do, self.undo_last))
+        return plan
+
+    def make(self, cable: Cable) -> None:
+        """Make one cable or VLAN interface, set it up, and put it into its bridge or try ifup."""
+        link: Link | None = None
+        with iproute()() as ip:
+            try:
+                self._create(ip, cable)
+                link = _look_up(ip, cable.host)
+                if cable.bridge:
+                    ip.link("set", index=link.index, master=interface_index(cable.bridge))
+                if cable.bridge or not self._ifup(cable.host):
+                    ip.link("set", index=link.index, state="up")
+            except BaseException as error:
+                if link:
+                    delete_links([link])
+                if not isinstance(error, Exception) or isinstance(error, OverlayBootError):
+                    raise
+                reason = error.args[-1] if error.args else error
+                raise OverlayBootError(f"cannot make {cable}: {reason}") from error
+        self.links.append(link)
+
+    def _create(self, ip: IPRoute, cable: Cable) -> None:
+        """Make the pair, or the VLAN; an error, with nothing changed, where the name is taken."""
+        if cable.tag:
+            carrier = next(link for link in self.links if link.name == cable.carrier)
+            ip.link("add", ifname=cable.host, kind="vlan", link=carrier.index, vlan_id=cable.tag)
+            return
+        peer: dict[str, Any] = {"ifname": cable.peer, "net_ns_pid": self.pid}
+        if cable.mac:
+            peer["address"] = cable.mac
+        ip.link("add", ifname=cable.host, kind="veth", peer=peer)
+
+    def undo_last(self) -> None:
+        """Delete the cable that was made last."""
+        delete_links([self.links.pop()])
+
+    def _ifup(self, interface: str) -> bool:
+        """Try ifup(8) on an interface; False, with a line in the log, where that does not work.
+
+        --force, since ifupdown may think it up still after a crash.
+        """
+        program = commands.find("ifup")
+        if not program:
+            self.say(f"{interface}: ifup is not installed, so the interface is only set up")
+            return False
+        command = [program, "--force", interface]
+        environment = {**os.environ, "PATH": PATH}
+        done = commands.run(
+            command, environment, self.waiter, capture=True, errors_too=True, seconds=IFUP
         )
-    except FileNotFoundError:
-        say(f"{interface}: ifup is not installed, so the interface is only set up")
-        return False
-    message = " ".join(os.fsdecode(done.stdout).split())
-    if done.returncode:
-        say(f"{interface}: ifup failed, so the interface is only set up: {message}")
-    elif message:
-        say(f"{interface}: {message}")
-    return done.returncode == 0
+        message = " ".join(os.fsdecode(done.output).split())
+        if done.late:
+            message = f"it did not end within {IFUP:.0f} s and was killed; {message}"
+        if done.late or done.status:
+            self.say(f"{interface}: ifup failed, so the interface is only set up: {message}")
+        elif message:
+            self.say(f"{interface}: {message}")
+        return not done.late and not done.status
 
 
-def delete_links(names: list[str]) -> None:
-    """Delete those of the interfaces that are there still."""
-    with iproute() as ip:
-        for name in names:
-            if interface_exists(name):
-                try:
-                    ip.link("del", index=if_nametoindex(name))
-                except Exception:
-                    # A cable goes by itself when its namespace does, also just now.
-                    if interface_exists(name):
-                        raise
+def _look_up(ip: IPRoute, name: str) -> Link:
+    """What an interface of that name is, so that it can be known again."""
+    found = ip.link("get", ifname=name)[0]
+    return Link(name, found["index"], found.get_attr("IFLA_LINK") or 0)
+
+
+def delete_links(links: list[Link]) -> None:
+    """Delete those of the interfaces that are there still: by index, and only where that is the
+    one which was made, whose other end or carrier is as it was."""
+    with iproute()() as ip:
+        for link in reversed(links):
+            try:
+                found = ip.link("get", index=link.index)[0]
+                if (found.get_attr("IFLA_LINK") or 0) == link.peer:
+                    ip.link("del", index=link.index)
+            except Exception as error:
+                # A cable goes by itself when its namespace does, also just now.
+                if interface_index(link.name) == link.index:
+                    raise OverlayBootError(f"cannot remove {link.name}: {error}") from error

@@ -1,86 +1,201 @@
-"""What runs: one record a subhost, /run/overlay-boot/NAME (decisions 16 to 18).
+"""What runs: one record a subhost, /run/overlay-boot/NAME (overlay-boot(8), files-records).
 
-The record's lock (flock(2)) is held as long as the subhost's keeper lives, so of several boots at
-once exactly one wins, and a record without a lock tells of a crash. It holds "KEY=value" items
-ended by zero bytes. Processes are named by pid and start time together, never by pid alone.
+A record is known by its inode: the lock on it (flock(2)) is held as long as the subhost's keeper
+lives, so of several boots at once exactly one wins, and a record without a lock tells of a crash.
+Its first line has the pid and the start time of pid 1, zeros until there is one; "key=value" items
+follow, each ended by a zero byte, and a last one that shows that all of them are there.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import time
+import stat
 
-from overlay_boot import NotRunning, OverlayBootError
-from overlay_boot.linux import interface_exists
+from overlay_boot import OverlayBootError
+from overlay_boot.linux import interface_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from overlay_boot.subhost import Subhost
 
 FOLDER = "/run/overlay-boot"
 NETNS = "/run/netns"
+END = "."
+LIMIT = 1 << 22  # bytes of a record
+
+
+class NotARecord(OverlayBootError):
+    """Something in the folder that no boot has put there."""
+
+
+class Link:
+    """An interface of the main host that a boot made: its index, and that of its other end or, for
+    a VLAN, of its carrier tell it from others that come to have its name."""
+
+    def __init__(self, name: str, index: int, peer: int) -> None:
+        self.name = name
+        self.index = index
+        self.peer = peer
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.index}/{self.peer}"
+
+    @classmethod
+    def parse(cls, text: str) -> Link:
+        """The opposite of str(link)."""
+        name, index, peer = text.split("/")
+        return cls(name, int(index), int(peer))
+
+    def exists(self) -> bool:
+        """Whether the interface is there."""
+        return interface_name(self.index) == self.name and bool(self.index)
 
 
 class Record:
-    """An open record file, and what it says (a copy as of the last read)."""
+    """An open record, and what it says as of the last read."""
 
     def __init__(self, name: str, fd: int) -> None:
         self.name = name
         self.path = f"{FOLDER}/{name}"
         self.netns = f"{NETNS}/{name}"
         self.fd = fd
-        self.read()
+        self.pid = 0
+        """The subhost's pid 1 as the main host numbers it; 0 while it is being made."""
+        self.started = 0
+        """When pid 1 started, in clock ticks since boot."""
+        self.conf = ""
+        self.log = ""
+        self.root_kind = ""
+        self.since = 0
+        """When it was booted, in seconds since 1970."""
+        self.start: list[str] = []
+        self.cables: list[Link] = []
+        self.holds: list[str] = []
+        """UPPER and WORK, by device and inode."""
+        self.ifdown = False
+        """Whether its keeper runs ifdown in the end."""
+        self.cgroup = ""
+        self.keeper = 0
+
+    # --- its contents
+
+    def describe(self, subhost: Subhost, since: int) -> None:
+        """Take from a subhost what other commands need to know of it."""
+        self.conf = subhost.conf
+        self.log = subhost.log
+        self.root_kind = subhost.root_kind
+        self.since = since
+        self.start = subhost.start
+        self.ifdown = any(not cable.bridge for cable in subhost.cables)
+        self.holds = [identity(subhost.upper)]
+        if self.root_kind == "overlay":
+            self.holds.append(identity(subhost.work))
+
+    def write(self) -> None:
+        """Write all of the record, or raise OSError."""
+        items = {
+            "name": self.name,
+            "holds": " ".join(self.holds),
+            "conf": self.conf,
+            "log": self.log,
+            "root_kind": self.root_kind,
+            "since": str(self.since),
+            "start": " ".join(self.start),
+            "ifdown": "yes" if self.ifdown else "",
+            "cgroup": self.cgroup,
+            "keeper": str(self.keeper),
+            "cables": " ".join(map(str, self.cables)),
+        }
+        text = self._head() + "".join(f"{key}={value}\0" for key, value in items.items())
+        data = os.fsencode(f"{text}{END}\0")
+        written = 0
+        while written < len(data):
+            written += os.pwrite(self.fd, data[written:], written)
+        os.ftruncate(self.fd, written)
+
+    def _head(self) -> str:
+        return f"{self.pid:010} {self.started:020}\n"
+
+    def set_pid(self, pid: int) -> None:
+        """Enter pid 1. Nothing of this can fail for want of room, since the line is there."""
+        self.pid = pid
+        self.started = start_time(pid)
+        os.pwrite(self.fd, self._head().encode(), 0)
 
     def read(self) -> None:
-        """Read the record anew."""
-        text = os.fsdecode(os.pread(self.fd, 1 << 20, 0))
-        self.items = dict(item.split("=", 1) for item in text.split("\0") if item)
+        """Read the record anew. Raises NotARecord."""
+        head, _, body = os.fsdecode(_read(self.fd)).partition("\n")
+        try:
+            pid, started = map(int, head.split())
+            items = dict(item.split("=", 1) for item in body.split("\0")[:-2])
+            if pid and not body.endswith(f"\0{END}\0"):
+                raise ValueError
+            if pid:
+                self.name = items["name"]
+                self.conf = items["conf"]
+                self.log = items["log"]
+                self.root_kind = items["root_kind"]
+                self.since = int(items["since"])
+                self.start = items["start"].split()
+                self.cables = [Link.parse(text) for text in items["cables"].split()]
+                self.ifdown = bool(items["ifdown"])
+                self.cgroup = items["cgroup"]
+                self.keeper = int(items["keeper"])
+            self.holds = items.get("holds", "").split()
+        except (ValueError, KeyError) as error:
+            raise NotARecord(f"{self.path} is not a record of a subhost: remove it") from error
+        self.pid, self.started = pid, started
 
-    def write(self, items: dict[str, str]) -> None:
-        """Fill the record, once, in one write: readers see all of it or nothing."""
-        text = "".join(f"{key}={value}\0" for key, value in items.items())
-        os.pwrite(self.fd, os.fsencode(text), 0)
-        self.items = items
+    # --- its file
 
     def close(self) -> None:
         """Close this descriptor; the lock stays while another process holds a copy of it."""
         os.close(self.fd)
 
-    def lock(self) -> bool:
-        """Take the lock if nobody holds it and the file still stands; True if it was taken."""
+    def is_free(self) -> bool:
+        """Take the lock if nobody holds it: neither a boot nor a keeper is there any more."""
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        self.read()
-        return self.stands()
+        return True
+
+    def lock(self) -> bool:
+        """Take the lock if nobody holds it and the file still stands; True if so."""
+        return self.is_free() and self.stands()
 
     def stands(self) -> bool:
         """True while the path leads to this very record."""
         try:
-            return os.path.samestat(os.fstat(self.fd), os.stat(self.path))
+            return os.path.samestat(os.fstat(self.fd), os.lstat(self.path))
         except FileNotFoundError:
             return False
 
-    @property
-    def pid(self) -> int:
-        """The subhost's pid 1 as the main host numbers it; 0 while it is being made."""
-        return int(self.items.get("PID", 0))
+    def clear(self) -> None:
+        """Remove what a crash left of it: the namespace's name, cables, cgroup and this record."""
+        if self.pid and read_link(self.netns) == f"/proc/{self.pid}/ns/net":
+            os.unlink(self.netns)
+        if left := self.left_cables():
+            from overlay_boot.net import delete_links
 
-    @property
-    def hosts(self) -> list[str]:
-        """The host ends of its cables."""
-        return self.items.get("INTERFACES", "").split()
+            delete_links(left)
+        if self.cgroup and os.path.isdir(self.cgroup):
+            os.rmdir(self.cgroup)
+        if self.stands():
+            os.unlink(self.path)
+
+    def left_cables(self) -> list[Link]:
+        """Those of its cables that are there."""
+        return [link for link in self.cables if link.exists()]
+
+    # --- its process
 
     def open_process(self) -> int | None:
         """A pidfd of pid 1, or None when that very process has ended."""
-        if not self.pid:
-            return None
-        try:
-            pidfd = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            return None
-        if start_time(self.pid) == self.items["STARTED"]:
-            return pidfd
-        os.close(pidfd)
-        return None
+        return open_process(self.pid, self.started)
 
     def alive(self) -> bool:
         """True while pid 1 has not ended."""
@@ -89,135 +204,132 @@ class Record:
             os.close(process)
         return process is not None
 
-    def interfaces(self) -> list[str]:
-        """Those host ends of its cables that are there."""
-        return [host for host in self.hosts if interface_exists(host)]
 
-    def clear(self) -> None:
-        """Remove what a crash left: the namespace's name, cables and this record."""
-        if os.path.islink(self.netns):
-            os.unlink(self.netns)
-        if left := self.interfaces():
-            from overlay_boot.net import delete_links
+def _read(fd: int) -> bytes:
+    """All that is in a file, which might be any."""
+    parts: list[bytes] = []
+    size = 0
+    while size < LIMIT and (part := os.pread(fd, 1 << 16, size)):
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
 
-            delete_links(left)
-        if self.stands():
-            os.unlink(self.path)
+
+def read_link(path: str) -> str:
+    """Where a symbolic link leads; empty for anything else."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def identity(path: str) -> str:
+    """What a path leads to, however it is spelled: device and inode."""
+    status = os.stat(path)
+    return f"{status.st_dev}:{status.st_ino}"
+
+
+def open_process(pid: int, started: int) -> int | None:
+    """A pidfd of the process that has this pid and start time, None when it has ended."""
+    if not pid:
+        return None
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    if start_time(pid) == started:
+        return pidfd
+    os.close(pidfd)
+    return None
 
 
 def name_of(pid: int) -> str:
     """A process's name (proc_pid_comm(5)); empty if it has ended."""
     try:
-        with open(f"/proc/{pid}/comm") as file:
+        with open(f"/proc/{pid}/comm", errors="replace") as file:
             return file.read().rstrip("\n")
     except (FileNotFoundError, ProcessLookupError):
         return ""
 
 
-def start_time(pid: int) -> str:
-    """When a process started, in clock ticks since boot (proc_pid_stat(5), field 22); empty if it
-    has ended, be it a zombie still."""
+def process_status(pid: int) -> tuple[str, int, int]:
+    """A process's state, parent and start time in clock ticks since boot (proc_pid_stat(5), fields
+    3, 4 and 22); ("", 0, 0) if it has ended, be it a zombie still."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
+        with open(f"/proc/{pid}/stat", errors="replace") as file:
             state, *fields = file.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return ""
-    return "" if state in "ZX" else fields[18]
+        return "", 0, 0
+    return ("", 0, 0) if state in "ZX" else (state, int(fields[0]), int(fields[18]))
 
 
-def claim(name: str) -> Record:
-    """The locked record of a subhost about to boot. What a crash left under the name is cleared.
+def start_time(pid: int) -> int:
+    """When a process started, see process_status."""
+    return process_status(pid)[2]
 
-    Raises OverlayBootError if the subhost runs, or the namespace's name is taken by another.
-    """
-    os.makedirs(FOLDER, 0o700, exist_ok=True)
-    os.makedirs(NETNS, 0o755, exist_ok=True)
-    deadline = time.monotonic() + 10
-    while (record := _create(name)) is None:
-        found = _look_up(name)
-        if found is None:
-            continue  # it ended just now
-        alive = found.alive()
-        if not alive and found.lock():
-            found.clear()
-        elif found.pid and not alive and time.monotonic() < deadline:
-            time.sleep(0.005)  # its keeper is clearing up
-        elif alive or found.stands():
-            what = "is running" if found.pid else "is being started"
-            raise OverlayBootError(
-                f"{name} {what} already: stop it first with overlay-stop {name}"
-            )
-        found.close()
-    if os.path.islink(record.netns) and not os.path.exists(record.netns):
-        os.unlink(record.netns)  # of a subhost long gone
-    if os.path.lexists(record.netns):
-        os.unlink(record.path)
-        raise OverlayBootError(
-            f"{record.netns} is there already, as another network namespace: "
-            "choose another NAME, or remove it with ip netns delete"
-        )
+
+# --- finding them
+
+
+def look_up(name: str) -> Record | None:
+    """The record of that name. Raises NotARecord for anything else that has it."""
+    path = f"{FOLDER}/{name}"
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        fd = os.open(path, flags)
+    except FileNotFoundError:
+        return None
+    except OSError as error:  # a folder, a link, a socket
+        raise NotARecord(f"{path} is not a record of a subhost: remove it") from error
+    record = Record(name, fd)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise NotARecord(f"{path} is not a record of a subhost: remove it")
+        record.read()
+    except BaseException:
+        record.close()
+        raise
     return record
 
 
-def _create(name: str) -> Record | None:
-    """A new record, born locked; None if the name has one."""
-    fd = os.open(FOLDER, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    try:
-        # src_dir_fd means nothing to an absolute path, but without it Python calls link(2),
-        # which does not follow the link in /proc.
-        os.link(f"/proc/self/fd/{fd}", f"{FOLDER}/{name}", src_dir_fd=fd)
-    except FileExistsError:
-        os.close(fd)
-        return None
-    return Record(name, fd)
-
-
-def running() -> list[Record]:
-    """The records of all subhosts that run, by name."""
-    found = []
+def records(problems: list[str] | None = None) -> Iterator[Record]:
+    """All records in the folder, by name. Others' files are passed over, and told of in problems."""
     for name in sorted(os.listdir(FOLDER)) if os.path.isdir(FOLDER) else []:
-        record = _look_up(name)
-        if record and record.alive():
-            found.append(record)
-    return found
+        try:
+            record = look_up(name)
+        except NotARecord as error:
+            if problems is not None:
+                problems.append(str(error))
+            continue
+        if record:
+            yield record
 
 
-def _look_up(name: str) -> Record | None:
-    path = f"{FOLDER}/{name}"
-    try:
-        return Record(name, os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
-    except FileNotFoundError:
-        return None
+def lost() -> Iterator[Record]:
+    """The records of running subhosts that somebody has removed: their keepers hold them still.
+    All processes are looked through, so this is for where nothing else is found."""
+    ours = identity("/proc/self/ns/pid")
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        if name_of(int(pid)) != "overlay-keeper":
+            continue
+        try:
+            # Inside a subhost anybody can take that name.
+            if identity(f"/proc/{pid}/ns/pid") != ours or os.stat(f"/proc/{pid}").st_uid:
+                continue
+            record = Record("", os.open(f"/proc/{pid}/fd/3", os.O_RDWR | os.O_CLOEXEC))
+        except OSError:
+            continue  # it ended just now
+        try:
+            record.read()
+        except NotARecord:
+            record.close()
+            continue
+        record.path, record.netns = f"{FOLDER}/{record.name}", f"{NETNS}/{record.name}"
+        if not record.stands():
+            yield record
 
 
-def find(name_or_conf: str, seconds: float = 10) -> Record:
-    """The record of a subhost given by NAME or configuration file (decision 17).
-
-    Waits up to so many seconds for one that is being started. Raises NotRunning, after clearing
-    what a crash left.
-    """
-    record = None if "/" in name_or_conf else _look_up(name_or_conf)
-    if record is None:
-        conf = os.path.realpath(name_or_conf)
-        match = [r for r in running() if os.path.realpath(r.items["CONFIG"]) == conf]
-        record = match[0] if match else None
-    if record is None and os.path.isfile(name_or_conf):
-        from overlay_boot.config import Draft
-
-        name = Draft(name_or_conf).values()["NAME"]
-        record = None if "/" in name else _look_up(name)
-    if record is None:
-        raise NotRunning(f"{name_or_conf} is not running")
-    deadline = time.monotonic() + seconds
-    while not record.pid and not record.lock():
-        if time.monotonic() > deadline:
-            raise OverlayBootError(f"{record.name} is still being started: try again later")
-        time.sleep(0.01)
-        record.read()
-    if record.alive():
-        return record
-    if record.lock():
-        record.clear()
-        raise NotRunning(f"{record.name} is not running; what a crash left has been cleared")
-    raise NotRunning(f"{record.name} is not running")
+def running(problems: list[str] | None = None) -> list[Record]:
+    """The records of all subhosts that run, by name."""
+    found = [record for record in (*records(problems), *lost()) if record.alive()]
+    return sorted(found, key=lambda record: record.name)

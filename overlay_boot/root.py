@@ -1,4 +1,4 @@
-"""The root file system of a subhost, step by step (LIVE, UPPER, LOWER, SHARE and the hooks).
+"""The root file system of a subhost, step by step (overlay-boot(8), ROOT FILE SYSTEM).
 
 All of this happens in the subhost's own mount namespace with the main host still as root, so the
 main host's mount table never shows it.
@@ -9,126 +9,132 @@ from __future__ import annotations
 import os
 import stat
 
-from overlay_boot import OverlayBootError, explain, hooks
-from overlay_boot.check import open_source
-from overlay_boot.config import Share, Subhost, program
+from overlay_boot import OverlayBootError, commands, explain, hooks
 from overlay_boot.linux import bind, detach, mount
-from overlay_boot.steps import BROKEN_OFF, Step
-from overlay_boot.tree import Tree, at, remove
+from overlay_boot.steps import Step
+from overlay_boot.tree import PASSED_ON, Made, Tree, at
+from overlay_boot.waiting import Waiter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from overlay_boot.subhost import Hook, Share, Subhost
 
 
-def steps(subhost: Subhost) -> list[Step]:
-    """What turns LIVE into the subhost's root, in order; undone, UPPER and WORK are as before."""
-    made: list[str] = []
-    live, kind = subhost.live, subhost.kind
-    work = os.path.join(subhost.work, "work")
-    if kind == "overlay" and not os.path.lexists(work):
-        made.append(work)  # the kernel makes it
-    hook = {
-        "PREMOUNT": lambda: hooks.premount(
-            subhost.upper, subhost.name, subhost.values["CABLES"], made
-        ),
-        "POSTMOUNT": lambda: hooks.postmount(live, subhost.upper, subhost.ram_size, made),
-    }
+class Root:
+    """What turns LIVE into the subhost's root. `made` is what UPPER lacked before."""
 
-    def hook_step(variable: str, command: list[str], arguments: list[str]) -> Step:
-        do = hook[variable]
-        if command != [program(f"overlay-{variable.lower()}")]:
-            do = lambda: void(run_command(subhost, variable, command + arguments))
-        return Step(f"run {variable} {' '.join(command + arguments)}", do)
+    def __init__(self, subhost: Subhost, waiter: Waiter) -> None:
+        self.subhost = subhost
+        self.waiter = waiter
+        self.made = Made(subhost.upper)
+        self.made_in_work = Made(subhost.work)
 
-    plan = [Step("watch what is made in UPPER and WORK", lambda: None, lambda: remove(made))]
-    if kind != "plain":
-        plan.append(hook_step("PREMOUNT", subhost.premount, [subhost.upper]))
-    if kind == "overlay":
-        name = f"mount an overlay of {subhost.upper} over {subhost.lower} on {live}"
-        plan.append(Step(name, lambda: mount_overlay(subhost), lambda: detach(live)))
-    else:  # plain binds LIVE to itself, since pivot_root(2) wants a mount point
-        name = f"bind {subhost.upper} on {live}"
-        do = lambda: bind(subhost.upper, live, recursive=kind == "plain")
-        plan.append(Step(name, do, lambda: detach(live)))
-    plan.append(hook_step("POSTMOUNT", subhost.postmount, [live, subhost.upper]))
-    plan += [share_step(subhost, share, made) for share in subhost.shares]
+    def steps(self) -> list[Step]:
+        """The steps in order; when they and `undo_files` are undone, UPPER and WORK are as
+        before."""
+        subhost, live, kind = self.subhost, self.subhost.live, self.subhost.root_kind
+        plan = []
+        if kind != "plain":
+            plan.append(Step(f"run PREMOUNT {subhost.premount} {subhost.upper}", self._premount))
+        if kind == "overlay":
+            name = f"mount an overlay of {subhost.upper} over {subhost.lower} on {live}"
+            plan.append(Step(name, self._mount_overlay, lambda: detach(live)))
+        else:  # plain binds LIVE to itself, since pivot_root(2) wants a mount point
+            name = f"bind {subhost.upper} on {live}"
+            do = lambda: bind(subhost.upper, live, recursive=kind == "plain")
+            plan.append(Step(name, do, lambda: detach(live)))
+        name = f"run POSTMOUNT {subhost.postmount} {live} {subhost.upper}"
+        plan.append(Step(name, self._postmount))
+        plan += [self._share_step(share) for share in subhost.shares]
+        plan.append(Step("make the mount point of /proc", self._make_proc))
+        return plan
 
-    def proc() -> None:  # mounted by pid 1, in its own pid namespace
-        with Tree(live, subhost.upper, made) as tree:
-            os.close(tree.open("proc"))
+    def _share_step(self, share: Share) -> Step:
+        name = f"share {share.source} as {share.target}"
+        return Step(name, lambda: self._share(share))
 
-    plan.append(Step("make /proc's mount point", proc))
-    return plan
+    def undo_files(self) -> None:
+        """Remove what was made in UPPER and WORK, once nothing is mounted on LIVE any more."""
+        self.made.undo()
+        self.made_in_work.undo()
 
+    def init_script(self) -> str:
+        """The commands that pid 1 runs: what INIT prints."""
+        if self.subhost.init.ours:
+            return hooks.init(self.subhost.start)
+        script = os.fsdecode(self._run("INIT", self.subhost.init, [], capture=True))
+        if "\0" in script:
+            raise OverlayBootError(f"INIT {self.subhost.init} printed a zero byte: correct INIT")
+        return script
 
-def void(_: object) -> None:
-    """Drop a result."""
+    def _premount(self) -> None:
+        subhost = self.subhost
+        if subhost.premount.ours:
+            hooks.premount(subhost.upper, subhost.name, subhost.cables, self.made)
+        else:
+            self._run("PREMOUNT", subhost.premount, [subhost.upper])
 
+    def _mount_overlay(self) -> None:
+        """Mount UPPER over LOWER on LIVE. Overlayfs splits options at commas and layers at colons;
+        a backslash keeps either (Documentation/filesystems/overlayfs.rst)."""
+        subhost = self.subhost
+        self.made_in_work.note("work")  # the kernel makes it
+        options = []
+        layers = {"lower": subhost.lower, "upper": subhost.upper, "work": subhost.work}
+        for key, path in layers.items():
+            for special in "\\,:":
+                path = path.replace(special, "\\" + special)
+            options.append(f"{key}dir={path}")
+        try:
+            mount(subhost.name, subhost.live, "overlay", data=",".join(options))
+        except OSError as error:
+            raise OverlayBootError(
+                f"cannot mount the overlay on {subhost.live}: {explain(error)}: dmesg says why"
+            ) from error
 
-def mount_overlay(subhost: Subhost) -> None:
-    """Mount UPPER over LOWER on LIVE. Overlayfs splits options at commas and layers at colons;
-    a backslash keeps either (Documentation/filesystems/overlayfs.rst)."""
-    options = []
-    for key, path in (("lower", subhost.lower), ("upper", subhost.upper), ("work", subhost.work)):
-        for special in "\\,:":
-            path = path.replace(special, "\\" + special)
-        options.append(f"{key}dir={path}")
-    try:
-        mount(subhost.name, subhost.live, "overlay", data=",".join(options))
-    except OSError as error:
-        raise OverlayBootError(
-            f"cannot mount the overlay on {subhost.live}: {explain(error)}: dmesg says why"
-        ) from error
+    def _postmount(self) -> None:
+        subhost = self.subhost
+        if subhost.postmount.ours:
+            hooks.postmount(subhost.live, subhost.ram_size, self.made)
+        else:
+            self._run("POSTMOUNT", subhost.postmount, [subhost.live, subhost.upper])
 
-
-def run_command(
-    subhost: Subhost, variable: str, command: list[str], capture: bool = False
-) -> bytes:
-    """Run a command of the configuration in BASE, its messages into the log; returns its output
-    if that is to be captured. Raises OverlayBootError if it fails."""
-    import signal
-    import subprocess
-
-    def end(*_: object) -> None:
-        raise OverlayBootError(BROKEN_OFF)
-
-    before = signal.signal(signal.SIGTERM, end)  # which also ends the command
-    try:
-        done = subprocess.run(
-            command,
-            check=False,
-            cwd=subhost.base,
-            env=subhost.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if capture else None,
-        )
-    except OSError as error:
-        raise OverlayBootError(
-            f"{variable} {command[0]} cannot be run: {error.strerror}: correct {variable}"
-        ) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    if done.returncode:
-        raise OverlayBootError(
-            f"{variable} {' '.join(command)} failed with exit status {done.returncode}: "
-            f"its messages are in {subhost.log}"
-        )
-    return done.stdout or b""
-
-
-def share_step(subhost: Subhost, share: Share, made: list[str]) -> Step:
-    """Bind one SHARE into the subhost, its submounts with it (decision 10)."""
-
-    def do() -> None:
-        source = open_source(subhost, share)
-        with Tree(subhost.live, subhost.upper, made) as tree:
+    def _share(self, share: Share) -> None:
+        """Bind one SHARE into the subhost, its submounts with it (overlay-boot(8), share)."""
+        source = share.open(self.subhost.lower)
+        with Tree(self.subhost.live, self.made) as tree:
             target = tree.open(share.target, stat.S_ISDIR(os.fstat(source).st_mode))
+            if os.path.sameopenfile(target, tree.fd):
+                raise OverlayBootError(
+                    f"SHARE: {share.text!r} leads to the subhost's whole root: name a path below it"
+                )
         bind(at(source), at(target))
         os.close(source)
         os.close(target)
 
-    return Step(f"share {share.source} as {share.target}", do)
+    def _make_proc(self) -> None:
+        """/proc itself is mounted by pid 1, in its own pid namespace."""
+        with Tree(self.subhost.live, self.made) as tree:
+            os.close(tree.open("proc"))
 
-
-def init_script(subhost: Subhost) -> str:
-    """The commands that pid 1 runs: what INIT prints."""
-    if subhost.init == [program("overlay-init")]:
-        return hooks.init(subhost.start)
-    return os.fsdecode(run_command(subhost, "INIT", subhost.init, capture=True))
+    def _run(
+        self, variable: str, hook: Hook, arguments: list[str], capture: bool = False
+    ) -> bytes:
+        """Run a command of the configuration in BASE, its messages into the log; returns its output
+        if that is to be captured. Raises OverlayBootError if it fails."""
+        command = [*hook.words, *arguments]
+        environment = {**self.subhost.environment(), PASSED_ON: self.made.path()}
+        try:
+            done = commands.run(
+                command, environment, self.waiter, folder=self.subhost.base, capture=capture
+            )
+        except OSError as error:
+            raise OverlayBootError(
+                f"{variable} {command[0]} cannot be run: {error.strerror}: correct {variable}"
+            ) from error
+        if done.status:
+            raise OverlayBootError(
+                f"{variable} {' '.join(command)} failed with exit status {done.status}: "
+                f"its messages are in {self.subhost.log}"
+            )
+        return done.output

@@ -1,10 +1,8 @@
-"""An ordered plan: named steps, each with what it does and what takes it back."""
+"""An ordered plan: named steps, each with what it does and what undoes it."""
 
 from __future__ import annotations
 
 from overlay_boot import OverlayBootError, explain
-
-BROKEN_OFF = "the boot was broken off"  # by the user, or because another part failed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,10 +10,10 @@ if TYPE_CHECKING:
 
 
 class Step:
-    """One step of a boot. The name is what --check prints and what an error says it was at."""
+    """One step of a boot. The name is what --check prints and what an error says failed."""
 
     def __init__(
-        self, name: str, do: Callable[[], None], undo: Callable[[], None] | None = None
+        self, name: str, do: Callable[[], object], undo: Callable[[], object] | None = None
     ) -> None:
         self.name = name
         self.do = do
@@ -23,8 +21,8 @@ class Step:
 
 
 def run(steps: list[Step], done: list[Step]) -> None:
-    """Do the steps in turn, adding each to done. A step that fails takes back its own part; what
-    is in done is for the caller to take back."""
+    """Do the steps in turn, adding each to done. A step that fails undoes its own part; what is
+    in done is for the caller to roll back."""
     for step in steps:
         try:
             step.do()
@@ -33,10 +31,11 @@ def run(steps: list[Step], done: list[Step]) -> None:
         done.append(step)
 
 
-def take_back(done: list[Step], why: BaseException) -> str:
+def roll_back(done: list[Step], why: BaseException) -> str:
     """Undo the steps, the last one first; why they are undone, and what could not be."""
     problems = [explain(why)]
-    for step in reversed(done):
+    while done:
+        step = done.pop()
         try:
             if step.undo:
                 step.undo()

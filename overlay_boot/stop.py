@@ -1,115 +1,214 @@
 """overlay-stop: the services in reverse, SIGTERM, SIGKILL, and wait until all is gone
-(decision 18)."""
+(overlay-stop(8)).
+
+Nothing here depends on the goodwill of the inside: every wait has a deadline, and in the end pid 1
+is killed from outside, with all that is in its pid namespace.
+"""
 
 from __future__ import annotations
 
 import os
-import select
-import time
 
-from overlay_boot import PATH, OverlayBootError
-from overlay_boot.enter import inside
-from overlay_boot.linux import SIGCONT, SIGKILL, SIGTERM, kill_process
-from overlay_boot.records import Record
+from overlay_boot import OverlayBootError, explain
+from overlay_boot.enter import CANNOT, Inside
+from overlay_boot.linux import SIGKILL, SIGTERM, kill_process
+from overlay_boot.log import Log
+from overlay_boot.records import (
+    Record,
+    identity,
+    name_of,
+    open_process,
+    process_status,
+    start_time,
+)
+from overlay_boot.waiting import Deadline, Waiter
 
+SERVICE = 90.0  # seconds for each service's stop script, unless told otherwise
+GRACE = 10.0  # seconds after SIGTERM
+STARTING = 7.0  # seconds for the end of a start script that is under way
 SETTLE = 10.0  # seconds for the kernel to clear up after the last process
-IFDOWN = 90.0  # seconds for the keeper, which waits for ifdown and what that calls
+KEEPER = 100.0  # seconds for the keeper where it runs ifdown, to which it gives 90
+NAMES = 8  # processes that are told by name
 
 
-def stop(record: Record, timeout: float) -> None:
-    """Stop a running subhost; returns when its processes, mounts, cables, name and record are
-    gone. Services, and then what is left after SIGTERM, have timeout seconds each to end."""
-    process = record.open_process()
-    if process is not None:
-        services = record.items["START"].split()
-        if services != ["none"]:
-            held = _hold(record)
-            _stop_services(record, services, timeout)
-            os.close(held)
-        if not _ended(process, 0):
-            inside(record, _terminate_all)
-        if not _ended(process, timeout):
+class Stop:
+    """The end of one subhost; `problems` is what did not end by itself."""
+
+    def __init__(self, record: Record, timeout: float) -> None:
+        self.record = record
+        self.timeout = timeout
+        self.waiter = Waiter()
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+        try:
+            self.log: Log | None = Log(record.log)
+        except OverlayBootError as error:
+            self.log = None
+            self.warnings.append(f"{error}; what is said while it stops is lost")
+
+    def run(self) -> None:
+        """Stop it; returns when its processes, mounts, cables, name and record are gone."""
+        process = self.record.open_process()
+        if process is not None:
+            services = self._end_start()
+            if services:
+                self._stop_services(process, services)
+            if not self._ended(process, 0):
+                self._terminate(process)
             kill_process(process, SIGKILL)
-        if not _ended(process, SETTLE):
-            raise OverlayBootError(f"{record.name}: pid {record.pid} does not die: see its state")
-    _wait_until_clear(record)
+            if not self._ended(process, SETTLE):
+                raise OverlayBootError(
+                    f"{self.record.name}: pid {self.record.pid} does not die: see its state"
+                )
+        self._wait_until_clear()
+        self._say("stopped")
 
-
-def _ended(process: int, seconds: float) -> bool:
-    poll = select.poll()
-    poll.register(process, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
-
-
-def _hold(record: Record) -> int:
-    """Give pid 1 a child until the descriptor that this returns is closed: or else it would end
-    with the last process of a service, and take the script that stops the next one with it."""
-    wait, held = os.pipe()
-
-    def orphan() -> None:
-        if os.fork() == 0:
-            os.close(held)
-            os.read(wait, 1)
-            os._exit(0)
-
-    inside(record, orphan)
-    os.close(wait)
-    return held
-
-
-def _stop_services(record: Record, services: list[str], timeout: float) -> None:
-    from overlay_boot import hooks
-    from overlay_boot.log import open_log
-
-    log = open_log(record.items["LOG"])
-    script = hooks.services(list(reversed(services)), "stop")
-    arguments = ["/bin/sh", "-c", script, "overlay-stop"]
-
-    def run() -> None:
-        null = os.open("/dev/null", os.O_RDWR) if os.path.exists("/dev/null") else log
-        for number, fd in enumerate((null, log, log)):
-            os.dup2(fd, number)
-        os.setsid()
-        os.execve(arguments[0], arguments, {"PATH": PATH})
-
-    runner = os.fork()
-    if runner == 0:
-        status = 1
+    def _say(self, message: str) -> None:
+        """A line in the log; one that cannot be written is warned about, once."""
+        if self.log is None:
+            return
         try:
-            status = inside(record, run)
-        finally:
-            os._exit(status)
-    watch = os.pidfd_open(runner)
-    if not _ended(watch, timeout):
-        os.kill(runner, SIGKILL)
-    os.close(watch)
-    os.waitpid(runner, 0)
-    os.close(log)
+            self.log.say(f"{self.record.name}: {message}")
+        except OverlayBootError as error:
+            self.warnings.append(str(error))
+            self.log = None
 
+    def _problem(self, message: str) -> None:
+        self.problems.append(message)
+        self._say(message)
 
-def _terminate_all() -> None:
-    """Every process of the pid namespace but pid 1, which ends by itself without children."""
-    for number in (SIGTERM, SIGCONT):
+    def _ended(self, process: int, seconds: float) -> bool:
+        return self.waiter.ended(process, seconds)
+
+    def _end_start(self) -> list[str]:
+        """End the start of services if that still goes on; those that were begun (stop-starting)."""
+        services = self.record.start
+        if name_of(self.record.pid) == ".reaper" or not services:
+            return services
+        for pid in _children(self.record.pid):
+            name = name_of(pid)
+            process = open_process(pid, start_time(pid))
+            if not name.startswith("starting ") or process is None:
+                continue
+            kill_process(process, SIGTERM)
+            begun = name_of(pid).rpartition(" ")[2] or name.rpartition(" ")[2]
+            if not self._ended(process, STARTING):
+                kill_process(process, SIGKILL)
+            os.close(process)
+            self._say(f"stopped while its services were started, after {begun} of {len(services)}")
+            return services[: int(begun)] if begun.isdigit() else services
+        return services
+
+    def _stop_services(self, process: int, services: list[str]) -> None:
+        """Run each stop script, the last service's first. Meanwhile a process of ours is inside,
+        or else pid 1 would end with the last one of a service."""
+        held = self._inside("--hold")
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        for service in reversed(services):
+            command = (
+                [service, "stop"] if service.startswith("/") else ["service", service, "stop"]
+            )
+            out = self.log.fd if self.log else null
+            running = (
+                None if self._ended(process, 0) else self._inside("--enter", command, null, out)
+            )
+            status = running.status_within(self.timeout) if running else CANNOT
+            if status is None:
+                self._problem(
+                    f"the stop script of {service} did not end within {self.timeout:g} s"
+                )
+            elif status == CANNOT:
+                self._problem(f"{service} could not be told to stop")
+            elif status:
+                self._say(f"stop of {service} failed: exit status {status}")
+        os.close(null)
+        if held:
+            held.status()
+
+    def _inside(
+        self, role: str, command: list[str] | None = None, null: int = 0, out: int = 2
+    ) -> Inside | None:
+        """A command inside; None where none can be started any more."""
         try:
-            os.kill(-1, number)
-        except ProcessLookupError:
-            pass  # none left
+            return Inside(self.record, role, command or [], (null, out, out))
+        except (OSError, OverlayBootError) as error:
+            self._say(f"no process can be started inside: {explain(error)}")
+            return None
+
+    def _terminate(self, process: int) -> None:
+        """SIGTERM to every process; those that do not end within the grace period are named."""
+        if messenger := self._inside("--terminate"):
+            messenger.status_within(SETTLE)
+        grace = min(GRACE, self.timeout)
+        if self._ended(process, grace):
+            return
+        left = [name_of(pid) for pid in _processes(self.record.pid)]
+        more = f" and {len(left) - NAMES} more" if len(left) > NAMES else ""
+        names = ", ".join(sorted(filter(None, left))[:NAMES]) + more
+        self._problem(f"{names or 'pid 1'} did not end within {grace:g} s after SIGTERM: killed")
+
+    def _wait_until_clear(self) -> None:
+        """Wait for the keeper, and do its work where it cannot."""
+        record = self.record
+        deadline = Deadline(KEEPER if record.ifdown else SETTLE)
+        while not record.is_free():
+            if deadline.passed or process_status(record.keeper)[0] in ("T", "t"):
+                self._end_keeper()
+                break
+            self.waiter.wait(seconds=0.001)
+        record.clear()
+        deadline = Deadline(SETTLE)
+        while left := record.left_cables():
+            if deadline.passed:
+                names = " ".join(link.name for link in left)
+                raise OverlayBootError(f"{names} did not go away: remove it by hand")
+            self.waiter.wait(seconds=0.001)
+
+    def _end_keeper(self) -> None:
+        """Kill a keeper that does not go on: one that was stopped, or frozen."""
+        keeper = self.record.keeper
+        try:
+            ours = os.path.samestat(os.stat(f"/proc/{keeper}/fd/3"), os.fstat(self.record.fd))
+        except OSError:
+            return
+        process = open_process(keeper, start_time(keeper)) if ours else None
+        if process is not None:
+            kill_process(process, SIGKILL)
+            self._ended(process, 2)  # a frozen one dies when it is thawed
+            os.close(process)
 
 
-def _wait_until_clear(record: Record) -> None:
-    deadline = time.monotonic() + IFDOWN
-    while record.stands():
-        if record.lock():  # the keeper is gone: its work falls to us
-            record.clear()
-        elif time.monotonic() > deadline:
-            raise OverlayBootError(f"{record.name}: ifdown does not end: see ps, and end it")
-        time.sleep(0.001)
-    deadline = time.monotonic() + SETTLE
-    while left := record.interfaces():
-        if time.monotonic() > deadline - SETTLE / 2:
-            from overlay_boot.net import delete_links
+def _numbers() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
-            delete_links(left)  # something outside the subhost holds its network namespace
-        if time.monotonic() > deadline:
-            raise OverlayBootError(f"{' '.join(left)} did not go away: remove it by hand")
-        time.sleep(0.001)
+
+def _children(parent: int) -> list[int]:
+    """The children of a process."""
+    return [pid for pid in _numbers() if process_status(pid)[1] == parent]
+
+
+def _processes(first: int) -> list[int]:
+    """The processes in the pid namespace of a process, but for that one."""
+    found = []
+    try:
+        namespace = identity(f"/proc/{first}/ns/pid")
+    except OSError:
+        return []
+    for pid in _numbers():
+        try:
+            if pid != first and identity(f"/proc/{pid}/ns/pid") == namespace:
+                found.append(pid)
+        except OSError:
+            pass  # it ended just now
+    return found
+
+
+def stop(record: Record, timeout: float = SERVICE) -> Stop:
+    """Stop a running subhost, with so many seconds for each stop script. What did not end by itself
+    is in the result. Raises OverlayBootError where it does not come to an end at all."""
+    stopping = Stop(record, timeout)
+    try:
+        stopping.run()
+    except OSError as error:
+        raise OverlayBootError(f"{record.name}: cannot be stopped: {explain(error)}") from error
+    return stopping

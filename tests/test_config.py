@@ -1,4 +1,4 @@
-"""A configuration's text: what counts, what is warned about, what is refused (decisions 1 to 7)."""
+"""A configuration's text: what counts, what is warned about, what is refused (overlay-boot(8), CONFIGURATION FILE)."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from overlay_boot import ConfigError
-from overlay_boot.config import VARIABLES, Draft
+from overlay_boot.config import ConfigFile
+from overlay_boot.subhost import VARIABLES, Subhost
+from overlay_boot.waiting import Waiter
 
 
 @pytest.fixture
@@ -16,12 +18,15 @@ def base(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def draft(base: Path, text: str | bytes, name: str = "some.conf") -> Draft:
+def read(base: Path, text: str | bytes, name: str = "some.conf") -> ConfigFile:
     path = base / name
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     path.chmod(0o644)
-    made = Draft(str(path))
-    return made
+    return ConfigFile(str(path))
+
+
+def resolve(made: ConfigFile) -> Subhost:
+    return made.resolve(made.run(Waiter()))
 
 
 HOOKS = "INIT=/bin/true\nPREMOUNT=/bin/true\nPOSTMOUNT=/bin/true\n"
@@ -29,15 +34,15 @@ HOOKS = "INIT=/bin/true\nPREMOUNT=/bin/true\nPOSTMOUNT=/bin/true\n"
 
 def refused(base: Path, text: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        draft(base, HOOKS + text).subhost()
+        read(base, HOOKS + text).check()
     return str(caught.value)
 
 
 def test_every_default_is_the_pages(base: Path) -> None:
-    subhost = draft(base, HOOKS + "BASE=.").subhost()
-    assert set(subhost.values) == set(VARIABLES) and len(VARIABLES) == 14
+    subhost = read(base, HOOKS + "BASE=.").check()
+    assert set(subhost.texts) == set(VARIABLES) and len(VARIABLES) == 14
     assert {
-        k: v for k, v in subhost.values.items() if k not in ("INIT", "PREMOUNT", "POSTMOUNT")
+        k: v for k, v in subhost.texts.items() if k not in ("INIT", "PREMOUNT", "POSTMOUNT")
     } == {
         "NAME": "some",
         "BASE": str(base),
@@ -56,11 +61,12 @@ def test_every_default_is_the_pages(base: Path) -> None:
 def test_values_are_trimmed_and_otherwise_taken_as_they_are(base: Path) -> None:
     odd = "a $HOME 'x' \\ ;,:é"
     (base / odd).mkdir()
-    subhost = draft(
+    (base / "#root").mkdir()
+    subhost = read(
         base, HOOKS + f"BASE= \t. \r\nUPPER=  {odd}  \nLOWER=#root\nLOWER=root"
-    ).values()
-    assert (subhost["BASE"], subhost["UPPER"]) == (str(base), f"{base}/{odd}")
-    assert subhost["LOWER"] == f"{base}/#root"
+    ).check()
+    assert (subhost.base, subhost.upper) == (str(base), f"{base}/{odd}")
+    assert subhost.lower == f"{base}/#root"
 
 
 @pytest.mark.parametrize(
@@ -76,16 +82,16 @@ def test_values_are_trimmed_and_otherwise_taken_as_they_are(base: Path) -> None:
     ],
 )
 def test_a_line_that_does_not_count_is_warned_about_once(base: Path, line: str, hint: str) -> None:
-    made = draft(base, f"BASE=.\n# a comment\n\n  # another\n{line}\n")
+    made = read(base, f"BASE=.\n# a comment\n\n  # another\n{line}\n")
     assert len(made.warnings) == 1
     assert (
         made.warnings[0].startswith(f"{base}/some.conf:5: ignored: ") and hint in made.warnings[0]
     )
-    assert made.values()["BASE"] == str(base)
+    assert made.assigned["BASE"].text == "."
 
 
 def test_share_collects_all_its_lines(base: Path) -> None:
-    made = draft(base, "BASE=.\nSHARE=/etc\nSHARE= /usr:/host/usr\nSHARE=/a:b\n")
+    made = read(base, "BASE=.\nSHARE=/etc\nSHARE= /usr:/host/usr\nSHARE=/a:b\n")
     assert [(s.source, s.target, s.under_lower) for s in made.shares] == [
         ("/etc", "/etc", True),
         ("/usr", "/host/usr", False),
@@ -119,8 +125,15 @@ def test_share_collects_all_its_lines(base: Path) -> None:
         ("BASE=.\nCABLES= = =.4095", "802.1Q reserves"),
         ("BASE=.\nCABLES= = =.7 =.7", "some0.7 is declared twice"),
         ("BASE=.\nNAME=twelve_chars\nCABLES= = =.30", "twelve_chars0.30 has 16 characters"),
-        ("BASE=.\nRAM_SIZE=lots", "RAM_SIZE: 'lots' is no size"),
-        ("BASE=.\nRAM_SIZE=0", "RAM_SIZE: '0' is no size"),
+        ("BASE=.\nRAM_SIZE=lots", "RAM_SIZE: 'lots' is not a size"),
+        ("BASE=.\nRAM_SIZE=" + "9" * 5000, "is not a size"),
+        ("BASE=.\nCABLES= = =." + "9" * 5000, "a number from 1 to 4095"),
+        ("BASE=.\nCABLES=" + " =" * 100000, "100000 cables are more than 1024"),
+        ("BASE=.\nSHARE=/.", "would hide the subhost's whole root"),
+        ("BASE=.\nSHARE=/..", "would hide the subhost's whole root"),
+        ("BASE=.\nSHARE=//x/..", "would hide the subhost's whole root"),
+        ("BASE=.\nSHARE=/etc:/x/../.", "would hide the subhost's whole root"),
+        ("BASE=.\nRAM_SIZE=0", "RAM_SIZE: '0' is not a size"),
         ("BASE=.\nSHARE=etc", "SHARE: 'etc' is not an absolute path"),
         ("BASE=.\nSHARE=/no/such", "SHARE: /no/such below LOWER /: No such file"),
         ("BASE=.\nSHARE=!echo /etc", "is not an absolute path"),
@@ -137,7 +150,7 @@ def test_a_mistake_is_one_line(base: Path, text: str, message: str) -> None:
 def test_hooks_must_be_executables(base: Path) -> None:
     (base / "hook").touch()
     with pytest.raises(ConfigError) as caught:
-        draft(base, "BASE=.\nINIT=hook x\nPREMOUNT=nothing\nPOSTMOUNT=/bin/true").subhost()
+        read(base, "BASE=.\nINIT=hook x\nPREMOUNT=nothing\nPOSTMOUNT=/bin/true").check()
     first, second = str(caught.value).split("\n")
     assert f":2: INIT: {base}/hook is not executable: chmod +x {base}/hook" in first
     assert f":3: PREMOUNT: {base}/nothing is not there" in second
@@ -156,44 +169,44 @@ def test_all_mistakes_are_reported_together_in_the_files_order(base: Path) -> No
 
 def test_unreadable_text_is_refused(base: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read the configuration: No such file"):
-        Draft(str(base / "none.conf"))
+        ConfigFile(str(base / "none.conf"))
     with pytest.raises(ConfigError, match=":2: not UTF-8 text"):
-        draft(base, b"BASE=.\nUPPER=\xff\n")
+        read(base, b"BASE=.\nUPPER=\xff\n")
     with pytest.raises(ConfigError, match=":1: a zero byte"):
-        draft(base, b"BASE=\0\n")
+        read(base, b"BASE=\0\n")
 
 
 def test_a_file_that_everyone_may_write_is_refused(base: Path) -> None:
     (base / "some.conf").write_text("BASE=.")
     (base / "some.conf").chmod(0o666)
     with pytest.raises(ConfigError, match=r"chmod o-w .*some\.conf"):
-        Draft(str(base / "some.conf"))
+        ConfigFile(str(base / "some.conf"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="chown needs root")
 def test_a_file_of_another_user_is_warned_about(base: Path) -> None:
     (base / "some.conf").write_text("BASE=.")
     os.chown(base / "some.conf", 1234, 0)
-    assert "belongs to user id 1234" in Draft(str(base / "some.conf")).warnings[0]
+    assert "belongs to user id 1234" in ConfigFile(str(base / "some.conf")).warnings[0]
 
 
 def test_commands_run_once_in_base_and_give_their_first_line(base: Path) -> None:
     (base / "deep").mkdir()
     for name in ("root", "work", "live"):
         (base / "deep" / name).mkdir()
-    made = draft(
+    made = read(
         base,
         HOOKS
         + "BASE=!echo ran >> count; pwd >&2; echo deep\n"
         + "LOWER=! echo ran >> count; echo '  root '; echo more\n"
         + "START=!echo $ACTION $CONFIG\nLIVE=live\n",
     )
-    assert made.subhost().values["LOWER"].startswith("!")  # unevaluated values are passed over
+    assert made.check().texts["LOWER"].startswith("!")  # unevaluated values are passed over
     made.evaluate(("BASE", "NAME"))
     made.evaluate()
-    subhost = made.subhost()
+    subhost = made.check()
     assert subhost.base == f"{base}/deep"
-    assert subhost.lower == f"{base}/deep/root" and subhost.kind == "bind"
+    assert subhost.lower == f"{base}/deep/root" and subhost.root_kind == "bind"
     assert subhost.start == ["overlay-boot", f"{base}/some.conf"]
     assert (base / "count").read_text() == (base / "deep/count").read_text() == "ran\n"
 
@@ -203,18 +216,19 @@ def test_commands_run_once_in_base_and_give_their_first_line(base: Path) -> None
     [
         ("exit 3", "failed: exit 3 (exit status 3)"),
         ("true", "printed no value: true (exit status 0)"),
+        ("printf 'a\\0b'", "printed a zero byte: printf 'a\\0b' (exit status 0)"),
     ],
 )
 def test_a_command_without_a_value_is_an_error(base: Path, command: str, said: str) -> None:
-    made = draft(base, f"BASE=.\n\nLOWER=!{command}")
+    made = read(base, f"BASE=.\n\nLOWER=!{command}")
     with pytest.raises(ConfigError) as caught:
-        made.evaluate()
+        resolve(made)
     assert str(caught.value) == f"{base}/some.conf:3: LOWER: the command {said}"
 
 
 def test_cables_are_named_and_numbered(base: Path) -> None:
     text = HOOKS + "BASE=.\nCABLES= = br0=.302 =.7 br1=02:00:00:00:00:0A\t="
-    cables = draft(base, text).subhost().cables
+    cables = read(base, text).check().cables
     assert [(c.host, c.peer, c.bridge, c.mac, c.tag, c.carrier) for c in cables] == [
         ("some0", "eth0", "", "", 0, ""),
         ("some0.302", "", "br0", "", 302, "some0"),
@@ -222,3 +236,44 @@ def test_cables_are_named_and_numbered(base: Path) -> None:
         ("some1", "eth1", "br1", "02:00:00:00:00:0a", 0, ""),
         ("some2", "eth2", "", "", 0, ""),
     ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "printed", "text"),
+    [
+        ("NAME", "!touch ran", "'!touch ran': use printable ASCII characters without spaces"),
+        ("RAM_SIZE", "!lots", "RAM_SIZE: '!lots' is not a size"),
+        ("LIVE", "!live", "LIVE: {base}/!live: No such file"),
+        ("CABLES", "!=", ""),
+    ],
+)
+def test_what_a_command_printed_is_a_value_and_nothing_else(
+    base: Path, variable: str, printed: str, text: str
+) -> None:
+    """Also where it begins with an exclamation mark: it is checked, and never run."""
+    made = read(base, HOOKS + f"BASE=.\n{variable}=!echo '{printed}'\n")
+    if not text:
+        assert [cable.bridge for cable in resolve(made).cables] == ["!"]
+        return
+    with pytest.raises(ConfigError) as caught:
+        resolve(made)
+    assert text.format(base=base) in str(caught.value)
+    assert not (base / "ran").exists()
+
+
+def test_a_path_from_a_command_need_not_be_utf_8(base: Path) -> None:
+    os.mkdir(os.fsencode(base) + b"/\xff")
+    made = read(base, HOOKS + "BASE=.\nUPPER=!printf '\\377'\n")
+    assert os.fsencode(resolve(made).upper) == os.fsencode(base) + b"/\xff"
+
+
+def test_a_configuration_is_a_regular_file(base: Path) -> None:
+    os.mkfifo(base / "fifo.conf")
+    for path in (base / "fifo.conf", base, Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="regular file|Is a directory"):
+            ConfigFile(str(path))
+
+
+def test_many_mistakes_of_one_variable_are_not_all_told(base: Path) -> None:
+    said = refused(base, "BASE=.\nCABLES=" + " x" * 1000).split("\n")
+    assert len(said) == 11 and "and 990 more mistakes" in said[-1]

@@ -1,0 +1,34 @@
+"""A cgroup of the subhost's own, where there is cgroup v2 (overlay-boot(8), cgroup)."""
+
+from __future__ import annotations
+
+import os
+
+MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # the second where v1 is mounted as well
+
+
+def wanted(name: str) -> str:
+    """Where the cgroup of the subhost of that name is to be: below the one that this process is
+    in, so that the limits of a unit or of an administrator hold for it. Empty where it cannot be
+    made, as there is no cgroup v2, or it is read-only."""
+    with open("/proc/self/cgroup") as lines:
+        own = next((line[3:].strip() for line in lines if line.startswith("0::")), "")
+    for mount in MOUNTS if own else ():
+        folder = mount + own.rstrip("/")
+        if os.access(f"{folder}/cgroup.procs", os.W_OK):
+            return f"{folder}/overlay-{name}"
+    return ""
+
+
+def join(cgroup: str, pid: int) -> None:
+    """Move a process into the cgroup."""
+    with open(f"{cgroup}/cgroup.procs", "w") as file:
+        file.write(str(pid))
+
+
+def remove(cgroup: str) -> None:
+    """Remove the cgroup if it is there and empty."""
+    try:
+        os.rmdir(cgroup)
+    except FileNotFoundError:
+        pass

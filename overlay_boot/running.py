@@ -1,0 +1,166 @@
+"""Which subhosts run: claiming a name for one that is to, finding one that does."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from overlay_boot import NotRunning, OverlayBootError
+from overlay_boot.check import name_problem
+from overlay_boot.records import (
+    FOLDER,
+    NETNS,
+    Record,
+    identity,
+    look_up,
+    read_link,
+    records,
+    running,
+)
+from overlay_boot.waiting import Deadline, Waiter
+
+LIMIT = 10.0  # seconds to wait for a keeper that is clearing up, or a boot under way
+
+
+class FolderLock:
+    """Held while one boot looks what the others have and writes what it takes: never for long."""
+
+    def __init__(self, waiter: Waiter) -> None:
+        self.waiter = waiter
+
+    def __enter__(self) -> None:
+        self.fd = os.open(FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        deadline = Deadline(LIMIT)
+        while True:
+            try:
+                return fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if deadline.passed:
+                    os.close(self.fd)
+                    raise OverlayBootError(
+                        f"{FOLDER} is locked by another boot that does not go on: see fuser {FOLDER}"
+                    ) from None
+            self.waiter.wait(seconds=0.002)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+
+def claim(name: str, waiter: Waiter) -> Record:
+    """The locked record of a subhost about to boot. What a crash left under the name is cleared.
+
+    Raises OverlayBootError if the subhost runs, or the namespace's name is taken by another.
+    """
+    os.makedirs(FOLDER, 0o700, exist_ok=True)
+    os.makedirs(NETNS, 0o755, exist_ok=True)
+    deadline = Deadline(LIMIT)
+    while True:
+        with FolderLock(waiter):
+            found = look_up(name)
+            if found and not found.alive() and found.lock():
+                found.clear()
+                found.close()
+                found = None
+            if found is None:
+                _free_netns(name)
+                return _create(name)
+            alive, pid = found.alive(), found.pid
+            found.close()
+        if alive or not pid or deadline.passed:
+            what = "is running" if pid else "is being started"
+            raise OverlayBootError(
+                f"{name} {what} already: stop it first with overlay-stop {name}"
+            )
+        waiter.wait(seconds=0.005)  # its keeper is clearing up
+
+
+def hold(record: Record, waiter: Waiter) -> None:
+    """Enter UPPER and WORK into the record, unless another subhost has one of them: the kernel
+    does not say what two overlays with one upper layer do (upper-one)."""
+    with FolderLock(waiter):
+        for other in records():
+            if not other.stands() or other.name == record.name:
+                continue
+            taken = set(record.holds) & set(other.holds)
+            used = taken and (other.alive() or (not other.pid and not other.lock()))
+            other.close()
+            if used:
+                what = "UPPER" if record.holds[0] in taken else "WORK"
+                raise OverlayBootError(
+                    f"{what} is used by the subhost {other.name}: "
+                    f"give each its own, or stop that one with overlay-stop {other.name}"
+                )
+        record.write()
+
+
+def _free_netns(name: str) -> None:
+    """Remove the name of a namespace long gone; raise OverlayBootError if it is another's."""
+    path = f"{NETNS}/{name}"
+    if not os.path.lexists(path):
+        return
+    target = read_link(path)
+    ours = target.startswith("/proc/") and target.endswith("/ns/net")
+    # What leads nowhere, or by a reused pid to the main host, is of a subhost that crashed.
+    if ours and (not os.path.exists(path) or identity(path) == identity("/proc/self/ns/net")):
+        os.unlink(path)
+        return
+    raise OverlayBootError(
+        f"{path} is there already, as another network namespace: "
+        "choose another NAME, or remove it with ip netns delete"
+    )
+
+
+def _create(name: str) -> Record:
+    """A new record, born locked."""
+    path = f"{FOLDER}/{name}"
+    try:
+        fd = os.open(FOLDER, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        record = Record(name, fd)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        record.write()
+        # src_dir_fd means nothing to an absolute path, but without it Python calls link(2),
+        # which does not follow the link in /proc.
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
+    except OSError as error:
+        hint = ": free some room in /run" if error.errno == errno.ENOSPC else ""
+        raise OverlayBootError(f"cannot write {path}: {error.strerror}{hint}") from error
+    return record
+
+
+def find(name_or_conf: str, waiter: Waiter | None = None) -> Record:
+    """The record of a running subhost given by NAME or configuration file; waits for one that is
+    being started. Raises NotRunning, after clearing what a crash left."""
+    waiter = waiter or Waiter()
+    record = _find(name_or_conf)
+    if record is None:
+        raise NotRunning(f"{name_or_conf} is not running")
+    deadline = Deadline(LIMIT)
+    while not record.pid and record.stands() and not record.lock():
+        if deadline.passed:
+            raise OverlayBootError(f"{record.name} is still being started: try again later")
+        waiter.wait(seconds=0.01)
+        record.read()
+    if record.alive():
+        return record
+    if record.lock():
+        record.clear()
+        raise NotRunning(f"{record.name} is not running; what a crash left has been cleared")
+    raise NotRunning(f"{record.name} is not running")
+
+
+def _find(name_or_conf: str) -> Record | None:
+    if not name_problem(name_or_conf) and (record := look_up(name_or_conf)):
+        return record
+    conf = os.path.realpath(name_or_conf)
+    for record in running():
+        if record.name == name_or_conf or os.path.realpath(record.conf) == conf:
+            return record
+    if not os.path.isfile(name_or_conf):
+        return None
+    # One that has crashed, or is being started, says nothing of its configuration.
+    from overlay_boot.config import ConfigFile
+
+    given = ConfigFile(name_or_conf).assigned.get("NAME")
+    name = given.text if given else os.path.basename(conf).removesuffix(".conf")
+    return None if name_problem(name) or given and given.is_command else look_up(name)
