@@ -62,9 +62,7 @@ def test_values_are_trimmed_and_otherwise_taken_as_they_are(base: Path) -> None:
     odd = "a $HOME 'x' \\ ;,:é"
     (base / odd).mkdir()
     (base / "#root").mkdir()
-    subhost = read(
-        base, HOOKS + f"BASE= \t. \r\nUPPER=  {odd}  \nLOWER=#root\nLOWER=root"
-    ).check()
+    subhost = read(base, HOOKS + f"BASE= \t. \r\nUPPER=  {odd}  \nLOWER=#root\nLOWER=root").check()
     assert (subhost.base, subhost.upper) == (str(base), f"{base}/{odd}")
     assert subhost.lower == f"{base}/#root"
 

@@ -28,7 +28,8 @@ _overlay_boot() {
         overlay-boot) options="--wait --foreground --check --help" ;;
         overlay-stop) options="--timeout --help" ;;
         overlay-list) options="--json --help" files= ;;
-        overlay-share | overlay-diskfile) files='*' ;;
+        overlay-share) options="--remove --help" ;;
+        overlay-diskfile) files='*' ;;
     esac
     if [[ $cur == -* ]]; then
         _overlay_boot_reply "$options" ''
@@ -40,7 +41,7 @@ _overlay_boot() {
             [[ $previous == --timeout ]] || _overlay_boot_reply "$(_overlay_boot_names)" "$files"
             ;;
         overlay-share)
-            if ((COMP_CWORD == 1)); then
+            if ((COMP_CWORD == 1)) || [[ $previous == --remove ]]; then
                 _overlay_boot_reply '' '*'
             else
                 _overlay_boot_reply "$(_overlay_boot_names)" '*.conf'

@@ -37,8 +37,8 @@ case $service in
     _arguments : '--json[print an array of objects]' '(- *)--help[print help]'
     ;;
   overlay-share)
-    _arguments : '(- *)--help[print help]' '1:folder of the main host:_files' \
-      '2:subhost:_overlay_boot_either'
+    _arguments : '--remove[undo it]' '(- *)--help[print help]' \
+      '1:path of the main host:_files' '2:subhost:_overlay_boot_either'
     ;;
   overlay-diskfile)
     _arguments : '(- *)--help[print help]' '1:mount point or path:_files' '2:disk image:_files' \
