@@ -21,7 +21,7 @@ from vm.qemu import QemuMachine
 pytestmark = pytest.mark.vm
 ROOT = Path(__file__).parent.parent.parent
 SUITE = os.environ.get("SUITE", "trixie")
-LIMIT = 120  # seconds for whatever starts and stops, under emulation and beside other work
+LIMIT = 300  # seconds for whatever starts and stops, under emulation and beside other work
 WEB, BAD = "/opt/subhost/web/web.conf", "/opt/subhost/bad/bad.conf"
 UNIT, BAD_UNIT = "subhosts@opt-subhost-web-web.conf", "subhosts@opt-subhost-bad-bad.conf"
 #: A service that takes its time to stop and writes down what it did, and a broken configuration.
