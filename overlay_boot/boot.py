@@ -43,7 +43,7 @@ from overlay_boot.linux import (
     unshare,
 )
 from overlay_boot.log import Log
-from overlay_boot.records import FOLDER, NETNS, Record, name_of, read_link
+from overlay_boot.records import FOLDER, NETNS, Record, is_ending, name_of, read_link
 from overlay_boot.root import Root
 from overlay_boot.running import claim, hold
 from overlay_boot.steps import Step, roll_back, run
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from overlay_boot.subhost import Subhost
 
 GO = b"g"
+IFDOWN = 90  # seconds
 
 
 def boot(conf: ConfigFile, waiter: Waiter) -> Boot:
@@ -133,7 +134,10 @@ class Boot:
             steps.append(
                 Step(f"make the cgroup {self.cgroup}", self._make_cgroup, self._remove_cgroup)
             )
-        steps.append(Step("start the keeper and the builder", self._launch, self._give_up))
+        steps += [
+            Step("start the keeper and the builder", self._launch, self._give_up),
+            Step("wait for the builder's namespaces", self._meet_builder),
+        ]
         return steps + (self.cables.steps() if self.cables else [])
 
     def _open_log(self) -> None:
@@ -164,6 +168,8 @@ class Boot:
             self._as_keeper()
         os.close(self.up)
         os.close(self.down)
+
+    def _meet_builder(self) -> None:
         if self.cables:
             self.cables.load()
         self.builder = int(self._hear("ready"))
@@ -238,6 +244,7 @@ class Boot:
         process = self.record.open_process()
         if process is not None:
             kill_process(process, SIGKILL)
+            Waiter().ended(process)
         if self.keeper:
             os.waitpid(self.keeper, 0)
         if read_link(self.record.netns) == f"/proc/{self.builder}/ns/net":
@@ -281,7 +288,8 @@ class Boot:
             self.up = duplicate_above(self.up, 10)
             os.dup2(self.record.fd, 3)
             os.set_inheritable(3, True)
-            arguments = ["--keep", str(builder), self.record.path, self.record.netns, self.cgroup]
+            arguments = ["--keep", str(builder), self.record.path, self.record.netns]
+            arguments += [self.cgroup, str(IFDOWN)]
             default_signals()
             os.execve(REAPER, ["overlay-boot", *arguments, *self._ifdown()], {"PATH": PATH})
         except BaseException as error:  # noqa: BLE001  a forked child returns to nobody
@@ -375,10 +383,11 @@ class Boot:
                 pass  # it was killed, which is told below
             self.waiter.wait(result_read)
             if failure := os.read(result_read, 65536):
-                raise OverlayBootError(os.fsdecode(failure))
-            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if ended and ended.si_code != os.CLD_EXITED:
-                raise OverlayBootError(f"pid 1 was killed at once, by signal {ended.si_status}")
+                raise OverlayBootError(os.fsdecode(failure).rstrip())
+            if is_ending(pid):  # it may have been killed before it ran anything
+                ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+                if ended and ended.si_code != os.CLD_EXITED:
+                    raise OverlayBootError(f"pid 1 was killed by signal {ended.si_status}")
         except BaseException:
             os.kill(pid, SIGKILL)
             os.waitpid(pid, 0)

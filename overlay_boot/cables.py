@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
+
 from overlay_boot.check import Mistake
 
 MAX_NAME = 15  # IFNAMSIZ less the terminating zero
 MAX_CABLES = 1024  # also the number of ports that a bridge can have
+
+
+STABLE = "stable"  # in the place of a MAC address
 
 
 class Cable:
@@ -34,15 +39,17 @@ def parse_cables(name: str, text: str) -> list[Cable]:
     count = 0
     for word in words:
         bridge, equals, right = word.partition("=")
-        problem = "" if equals else "it has no =: write [bridge]=[MAC address or .tag]"
+        problem = "" if equals else "it has no =: write [bridge]=[MAC address, stable or .tag]"
         if equals and right.startswith("."):
             problem = _tag_problem(right[1:]) or ("" if count else "no cable stands before it")
             if not problem:
                 tag = int(right[1:])
                 cables.append(Cable(f"{name}{count - 1}.{tag}", bridge, tag=tag))
         elif equals:
-            problem = _mac_problem(right)
-            cables.append(Cable(f"{name}{count}", bridge, f"eth{count}", right.lower()))
+            host = f"{name}{count}"
+            problem = "" if right == STABLE else _mac_problem(right)
+            mac = derived_mac(host, 0x02) if right == STABLE else right.lower()
+            cables.append(Cable(host, bridge, f"eth{count}", mac))
             count += 1
         if problem:
             wrong.append(f"CABLES: {word!r}: {problem}")
@@ -55,6 +62,14 @@ def parse_cables(name: str, text: str) -> list[Cable]:
     if wrong:
         raise Mistake(*wrong)
     return cables
+
+
+def derived_mac(host: str, first: int) -> str:
+    """The MAC address that always belongs to a host end of that name: its first octet, which is to
+    say that it is locally administered (IEEE 802), and five that depend on the name."""
+    name = host.encode()
+    octets = [first, zlib.crc32(name[::-1]) & 0xFF, *zlib.crc32(name).to_bytes(4, "big")]
+    return ":".join(f"{octet:02x}" for octet in octets)
 
 
 def _tag_problem(tag: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from overlay_boot.waiting import Deadline, Waiter
+
 MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # the second where v1 is mounted as well
 
 
@@ -27,8 +29,16 @@ def join(cgroup: str, pid: int) -> None:
 
 
 def remove(cgroup: str) -> None:
-    """Remove the cgroup if it is there and empty."""
-    try:
-        os.rmdir(cgroup)
-    except FileNotFoundError:
-        pass
+    """Remove the cgroup, if it is there, with those that were made in it. Processes that have just
+    ended are in it for a moment still; raises OSError when there are others."""
+    deadline = Deadline(2)
+    while os.path.isdir(cgroup):
+        try:
+            for folder, _, _ in os.walk(cgroup, topdown=False):
+                os.rmdir(folder)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            if deadline.passed:
+                raise
+            Waiter().wait(seconds=0.005)

@@ -65,7 +65,8 @@ List the subhosts that run: name, pid 1, since when, root, cables, configuration
 
 SHARE = f"""\
 Usage: overlay-share [--remove] PATH NAME|CONF
-Bind a folder or file of the main host onto the same path of a running subhost; see overlay-share(8).
+Bind a folder or file of the main host onto the same path of a running subhost;
+see overlay-share(8).
 
   --remove  undo that
   --help    print this

@@ -40,11 +40,16 @@ def premount(upper: str, name: str, cables: list[Cable], made: Made) -> None:
     with Tree(upper, made) as tree:
         if tree.has("etc/network/interfaces"):
             return
-        ends = ["lo", *(cable.peer for cable in cables if cable.peer)]
-        text = f"# Made by overlay-boot for the subhost {name}; yours to change.\n"
-        for end in ends:
-            method = "loopback" if end == "lo" else "manual"
-            text += f"\nauto {end}\niface {end} inet {method}\n"
+        text = f"""\
+# Made by overlay-boot for the subhost {name}; yours to change: give an interface "inet dhcp", or
+# "inet static" with its address, then run "ifup" on it. "auto" brings it up at each start.
+
+auto lo
+iface lo inet loopback
+"""
+        for cable in cables:
+            if cable.peer:  # without "auto", so that ifup takes up what is written here later
+                text += f"\niface {cable.peer} inet manual\n"
         tree.write("etc/network/interfaces", text.encode(), 0o644)
 
 

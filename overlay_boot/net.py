@@ -10,7 +10,7 @@ import os
 import sys
 
 from overlay_boot import PATH, OverlayBootError, commands
-from overlay_boot.cables import Cable
+from overlay_boot.cables import Cable, derived_mac
 from overlay_boot.linux import interface_index
 from overlay_boot.records import Link
 from overlay_boot.steps import Step
@@ -109,7 +109,7 @@ class Cables:
                 self._create(ip, cable)
                 link = _look_up(ip, cable.host)
                 if cable.bridge:
-                    ip.link("set", index=link.index, master=interface_index(cable.bridge))
+                    self._join_bridge(ip, cable, link.index)
                 if cable.bridge or not self._ifup(cable.host):
                     ip.link("set", index=link.index, state="up")
             except BaseException as error:
@@ -125,12 +125,31 @@ class Cables:
         """Make the pair, or the VLAN; an error, with nothing changed, where the name is taken."""
         if cable.tag:
             carrier = next(link for link in self.links if link.name == cable.carrier)
-            ip.link("add", ifname=cable.host, kind="vlan", link=carrier.index, vlan_id=cable.tag)
+            vlan: dict[str, Any] = {"link": carrier.index, "vlan_id": cable.tag}
+            if cable.bridge:
+                vlan["mtu"] = _mtu(ip, cable.bridge)
+            ip.link("add", ifname=cable.host, kind="vlan", **vlan)
             return
+        # An address above all others: a bridge takes the lowest one of its ports for its own. The
+        # smallest MTU of its ports becomes the bridge's, so the cable has that already.
+        host: dict[str, Any] = {"ifname": cable.host, "address": derived_mac(cable.host, 0xFE)}
         peer: dict[str, Any] = {"ifname": cable.peer, "net_ns_pid": self.pid}
         if cable.mac:
             peer["address"] = cable.mac
-        ip.link("add", ifname=cable.host, kind="veth", peer=peer)
+        on_it = [c for c in self.subhost.cables if cable.host in (c.host, c.carrier)]
+        if mtus := [_mtu(ip, c.bridge) for c in on_it if c.bridge]:
+            host["mtu"] = peer["mtu"] = max(mtus)
+        ip.link("add", kind="veth", peer=peer, **host)
+
+    def _join_bridge(self, ip: IPRoute, cable: Cable, index: int) -> None:
+        """Make an interface a port. A bridge that has an address of no port, such as one without
+        any, would lose it to the first that comes: it is told to keep the one it has."""
+        bridge = interface_index(cable.bridge)
+        address = ip.link("get", index=bridge)[0].get_attr("IFLA_ADDRESS")
+        ports = [link.get_attr("IFLA_ADDRESS") for link in ip.get_links(master=bridge)]
+        if address not in ports:
+            ip.link("set", index=bridge, address=address)
+        ip.link("set", index=index, master=bridge)
 
     def undo_last(self) -> None:
         """Delete the cable that was made last."""
@@ -158,6 +177,10 @@ class Cables:
         elif message:
             self.say(f"{interface}: {message}")
         return not done.late and not done.status
+
+
+def _mtu(ip: IPRoute, interface: str) -> int:
+    return int(ip.link("get", ifname=interface)[0].get_attr("IFLA_MTU"))
 
 
 def _look_up(ip: IPRoute, name: str) -> Link:

@@ -13,6 +13,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
@@ -258,8 +259,14 @@ static void fresh(void)
         setrlimit(RLIMIT_SIGPENDING, &(struct rlimit){half, half});
     }
     close(threads);
-    for (size_t row = 0; row < sizeof limits / sizeof *limits; row++)
-        setrlimit(limits[row].what, &(struct rlimit){limits[row].soft, limits[row].hard});
+    for (size_t row = 0; row < sizeof limits / sizeof *limits; row++) {
+        struct rlimit limit = {limits[row].soft, limits[row].hard};
+        if (setrlimit(limits[row].what, &limit) && !getrlimit(limits[row].what, &limit)) {
+            /* Not even root may raise a hard limit everywhere, such as in a container. */
+            limit.rlim_cur = limits[row].soft < limit.rlim_max ? limits[row].soft : limit.rlim_max;
+            setrlimit(limits[row].what, &limit);
+        }
+    }
     /* The system call: musl's own function only says that it cannot. */
     syscall(SYS_sched_setscheduler, 0, SCHED_OTHER, &none);
     setpriority(PRIO_PROCESS, 0, 0);
@@ -307,6 +314,13 @@ static int execute(char **command)
     return each;
 }
 
+/* Who is sent a signal for the command: that alone, or all of its process group where a terminal
+ * would send it to all, and when it has to end. */
+static pid_t meant(int number, pid_t command)
+{
+    return number == SIGTERM || number == SIGUSR1 || number == SIGUSR2 ? command : -command;
+}
+
 /* At a terminal: inside, the head of the session.  Its child is the command, in a process group of
  * its own and in the foreground.  It hands on the signals that come from outside, and stops when the
  * command does, so that job control outside can follow. */
@@ -344,7 +358,7 @@ static int lead(char **command, int terminal)
         if (got == SIGCONT)
             stopped = 0;
         if (got > 0 && got != SIGCHLD)
-            kill(-child, got == SIGALRM ? SIGKILL : got);
+            kill(meant(got, child), got == SIGALRM ? SIGKILL : got);
     }
     return status_of(status);
 }
@@ -431,7 +445,7 @@ static int enter(const char *how, char **command)
             continue;
         length = read(4, signals, sizeof signals);
         for (ssize_t each = 0; each < length; each++)
-            kill(group, signals[each]);
+            kill(terminal < 0 ? meant(signals[each], leader) : leader, signals[each]);
         if (length == 0) {
             ending = 1;
             if (restore)
@@ -518,14 +532,34 @@ static void delete_cables(int netns)
     }
 }
 
+/* With the cgroups in it; processes that have just ended keep one for a moment. */
+static void remove_cgroup(const char *path)
+{
+    char below[PATH_MAX];
+    DIR *folder = opendir(path);
+    struct dirent *each;
+    int tries = 200;
+
+    while (folder && (each = readdir(folder)))
+        if (each->d_type == DT_DIR && *each->d_name != '.') {
+            strcpy(below, path);
+            strncat(strcat(below, "/"), each->d_name, sizeof below - strlen(path) - 2);
+            remove_cgroup(below);
+        }
+    if (folder)
+        closedir(folder);
+    while (rmdir(path) && errno == EBUSY && tries--)
+        sleep_ms(5);
+}
+
 /* Its arguments: the builder's pid, the record, the name of the network namespace, the cgroup or "",
- * and the ifdown command, if any.  Descriptor 3 is the record, with its lock: that is let go last,
+ * the seconds for the ifdown command, and that, if there is any.  Descriptor 3 is the record, with its lock: that is let go last,
  * with this process.  A name is removed only where it still leads to what this boot made. */
 static int keep(char **argument)
 {
     pid_t builder = number(argument[0]), pid = 0, child;
     const char *record = argument[1], *netns = argument[2], *cgroup = argument[3];
-    char **ifdown = argument + 4, text[32] = "", path[40];
+    char **ifdown = argument + 5, text[32] = "", path[40];
     int pinned;
 
     prctl(PR_SET_NAME, "overlay-keeper");
@@ -541,8 +575,8 @@ static int keep(char **argument)
             execv(*ifdown, ifdown);
             return complain(*ifdown), 127;
         }
-        if (child > 0 && await_or_kill(child, 90))
-            say(2, "overlay-boot: ", *ifdown, " did not end within 90 s and was killed");
+        if (child > 0 && await_or_kill(child, number(argument[4])))
+            say(2, "overlay-boot: ", *ifdown, " did not end in time and was killed");
     }
     if (pinned >= 0) {
         child = fork();
@@ -554,7 +588,7 @@ static int keep(char **argument)
     if (leads_to(netns, pid) || leads_to(netns, builder))
         unlink(netns);
     if (*cgroup)
-        rmdir(cgroup);
+        remove_cgroup(cgroup);
     if (same_file(3, record))
         unlink(record);
     return 0;
@@ -564,7 +598,7 @@ int main(int argc, char **argv)
 {
     const char *role = argc > 1 ? argv[1] : "";
 
-    if (!strcmp(role, "--keep") && argc >= 6)
+    if (!strcmp(role, "--keep") && argc >= 7)
         return keep(argv + 2);
     if (!strcmp(role, "--run") && argc == 3)
         return run(argv[2]);

@@ -12,7 +12,7 @@ import fcntl
 import os
 import stat
 
-from overlay_boot import OverlayBootError
+from overlay_boot import OverlayBootError, cgroup
 from overlay_boot.linux import interface_name
 
 TYPE_CHECKING = False
@@ -182,8 +182,8 @@ class Record:
             from overlay_boot.net import delete_links
 
             delete_links(left)
-        if self.cgroup and os.path.isdir(self.cgroup):
-            os.rmdir(self.cgroup)
+        if self.cgroup:
+            cgroup.remove(self.cgroup)
         if self.stands():
             os.unlink(self.path)
 
@@ -252,15 +252,28 @@ def name_of(pid: int) -> str:
         return ""
 
 
-def process_status(pid: int) -> tuple[str, int, int]:
-    """A process's state, parent and start time in clock ticks since boot (proc_pid_stat(5), fields
-    3, 4 and 22); ("", 0, 0) if it has ended, be it a zombie still."""
+def _stat(pid: int) -> list[str]:
+    """A process's fields of proc_pid_stat(5) from the third on, its state; none if it has ended."""
     try:
         with open(f"/proc/{pid}/stat", errors="replace") as file:
-            state, *fields = file.read().rpartition(")")[2].split()
+            return file.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def process_status(pid: int) -> tuple[str, int, int]:
+    """A process's state, parent and start time in clock ticks since boot; ("", 0, 0) if it has
+    ended, be it a zombie still."""
+    fields = _stat(pid)
+    if not fields or fields[0] in "ZX":
         return "", 0, 0
-    return ("", 0, 0) if state in "ZX" else (state, int(fields[0]), int(fields[18]))
+    return fields[0], int(fields[1]), int(fields[19])
+
+
+def is_ending(pid: int) -> bool:
+    """Whether a process has ended or is about to, having closed its files (PF_EXITING)."""
+    fields = _stat(pid)
+    return not fields or fields[0] in "ZX" or bool(int(fields[6]) & 4)
 
 
 def start_time(pid: int) -> int:

@@ -293,6 +293,8 @@ done"""
                 done
                 rm -f "/tmp/overlay-$name.log" "/tmp/oly-$name.log"
             done
-            umount -l {self.folder}/* {self.folder}/*/*
+            # By the table of mounts: a name in the folder may be a link to somewhere else.
+            awk -v below={self.folder}/ 'index($2, below) == 1 {{print $2}}' /proc/self/mounts |
+                while read -r point; do umount -l "$(printf %b "$point")"; done
             rm -rf --one-file-system {self.folder}"""
         )

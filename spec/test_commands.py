@@ -177,9 +177,9 @@ def test_stop_returns_when_all_is_gone(subhost: Subhost) -> None:
     assert done.out == "", done
 
 
-@clause("stop-term", "stop-kill", "stop-timeout")
+@clause("stop-term", "stop-kill", "stop-grace", "stop-named")
 def test_stop_terminates_then_kills(subhost: Subhost) -> None:
-    """SIGTERM to each that is left; SIGKILL, after the grace, to what ignores it."""
+    """SIGTERM to each that is left; SIGKILL, after the grace, to what ignores it, which is named."""
     subhost.put(
         "root/deaf",
         "#!/bin/sh\ntrap 'echo $1 >> /said' TERM\ntouch /ready$1; while :; do sleep 0.05; done\n",
@@ -189,12 +189,14 @@ def test_stop_terminates_then_kills(subhost: Subhost) -> None:
     assert subhost.wait(f"cd {subhost.folder}/root && [ -e ready1 ] && [ -e ready2 ]")
     done = subhost.run(f"date +%s%N; overlay-stop --timeout 1 {subhost.name}; echo $?; date +%s%N")
     start, status, end = done.out.split()
-    assert status == "0" and not subhost.target.run("pgrep -f '[/]deaf'").out, done
+    assert status == "1" and "deaf" in done.err, done
+    assert "deaf" in subhost.target.read(subhost.log)
+    assert not subhost.target.run("pgrep -f '[/]deaf'").out, done
     assert 1 <= (int(end) - int(start)) / 1e9 < 1 + 5 * subhost.target.patience
     assert set(subhost.target.read(f"{subhost.folder}/root/said").split()) == {"1", "2"}
 
 
-@clause("stop-timeout-default")
+@clause("stop-grace")
 def test_the_grace_is_ten_seconds_by_default(subhost: Subhost) -> None:
     """What ignores SIGTERM is killed after 10 seconds."""
     subhost.put(

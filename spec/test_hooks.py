@@ -154,6 +154,23 @@ def test_premount_gives_upper_an_interfaces_file(subhost: Subhost) -> None:
     ]
 
 
+@clause("premount-interfaces-edit")
+def test_an_edited_stanza_is_taken_up(subhost: Subhost) -> None:
+    """With the main host's ifupdown: the address that is written for eth0 is given by `ifup eth0`,
+    though `networking` has run."""
+    if subhost.target.run("command -v ifup").status:
+        precondition("the target has no ifupdown")
+    subhost.put("root/up", "#!/bin/sh\n[ $1 = start ] || exit 0\nmkdir -p /run/network; ifup -a\n")
+    subhost.boot("LOWER= /\nCABLES= =\nSTART= /up")
+    edit = (
+        "sed -i 's/iface eth0 inet manual/iface eth0 inet static\\n  address 192.0.2.7\\/24/' "
+        "/etc/network/interfaces"
+    )
+    done = subhost.run(f'overlay-go {subhost.name} sh -c "{edit}; ifup eth0"')
+    assert done.status == 0 and "already" not in done.err, done
+    assert "192.0.2.7/24" in subhost.run(f"ip -n {subhost.name} address show eth0").out
+
+
 @clause("premount-interfaces-kept")
 def test_an_interfaces_file_is_left_alone(subhost: Subhost) -> None:
     """One that UPPER has already stays as it is."""

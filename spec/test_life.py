@@ -38,14 +38,14 @@ def test_wait_returns_when_the_reaper_runs(subhost: Subhost) -> None:
 
 
 @clause("boot-foreground", "boot-foreground-signal")
-@pytest.mark.parametrize("signal", ["INT", "TERM"])
+@pytest.mark.parametrize("signal", ["INT", "TERM", "HUP"])
 def test_foreground_stays_until_a_signal_stops_it(subhost: Subhost, signal: str) -> None:
-    """overlay-boot --foreground stays; SIGINT and SIGTERM stop the subhost, its services first."""
+    """overlay-boot --foreground stays; SIGINT, SIGTERM and SIGHUP stop it, its services first."""
     subhost.put("root/one", "#!/bin/sh\necho $1 >> /told\n")
     subhost.write("START= /one")
     subhost.run(
         f"""rm -f {subhost.folder}/status
-        (setsid sh -c 'echo $$ > {subhost.folder}/pid; exec env --default-signal=INT overlay-boot --foreground {subhost.conf}'
+        (setsid sh -c 'echo $$ > {subhost.folder}/pid; exec env --default-signal overlay-boot --foreground {subhost.conf}'
         echo $? > {subhost.folder}/status) < /dev/null > /dev/null 2>&1 &"""
     )
     assert subhost.up()
@@ -129,10 +129,10 @@ def test_a_subhost_that_ends_is_cleaned_up(subhost: Subhost) -> None:
     assert subhost.gone(pid)
 
 
-@clause("interrupted")
-@pytest.mark.parametrize("signal", ["INT", "KILL"])
+@clause("interrupted", "interrupted-status")
+@pytest.mark.parametrize("signal", ["INT", "TERM", "HUP", "KILL"])
 def test_an_interrupted_boot_leaves_nothing(subhost: Subhost, signal: str) -> None:
-    """Neither a name, nor a cable, nor a record, nor files in UPPER."""
+    """Neither a name, nor a cable, nor a record, nor files in UPPER, though a hook would wait."""
     hook = subhost.put(
         "hook",
         f"#!/bin/sh\ntouch {subhost.folder}/started\n"
@@ -140,12 +140,16 @@ def test_an_interrupted_boot_leaves_nothing(subhost: Subhost, signal: str) -> No
     )
     subhost.write(f"POSTMOUNT= {hook}\nCABLES= =")
     subhost.run(
-        f"setsid sh -c 'echo $$ > {subhost.folder}/pid; exec env --default-signal=INT overlay-boot {subhost.conf}'"
-        " < /dev/null > /dev/null 2>&1 &"
+        f"""(setsid sh -c 'echo $$ > {subhost.folder}/pid
+        exec env --default-signal overlay-boot {subhost.conf}'
+        echo $? > {subhost.folder}/status) < /dev/null > /dev/null 2>&1 &"""
     )
     assert subhost.wait(f"[ -e {subhost.folder}/started ]")
-    subhost.run(f"kill -{signal} $(cat {subhost.folder}/pid); touch {subhost.folder}/released")
-    assert subhost.wait(f"[ ! -e /proc/$(cat {subhost.folder}/pid) ]")
+    release = f"; touch {subhost.folder}/released" if signal == "KILL" else ""
+    subhost.run(f"kill -{signal} $(cat {subhost.folder}/pid){release}")
+    assert subhost.wait(f"[ -s {subhost.folder}/status ]")
+    status = int(subhost.target.read(f"{subhost.folder}/status"))
+    assert status == 128 + {"INT": 2, "TERM": 15, "HUP": 1, "KILL": 9}[signal]
     assert subhost.gone(0)
     assert subhost.wait(f'[ -z "$(ls -A {subhost.folder}/root)" ]')
 

@@ -73,6 +73,66 @@ def test_without_an_address_the_kernel_chooses(subhost: Subhost) -> None:
     assert [int(address[:2], 16) & 3 for address in found] == [2, 2]
 
 
+@clause("cables-mac-stable")
+def test_a_stable_address_is_the_same_at_every_start(subhost: Subhost) -> None:
+    """Three starts give each cable the same address, and each cable another one."""
+    found = []
+    for _ in range(3):
+        subhost.boot("CABLES= =stable =stable")
+        found.append([subhost.interfaces()[f"eth{n}"][0] for n in range(2)])
+        subhost.stop()
+    assert found[0] == found[1] == found[2] and found[0][0] != found[0][1]
+    assert [int(address[:2], 16) & 3 for address in found[0]] == [2, 2]
+
+
+@clause("cables-bridge-mac", "cables-bridge-mtu")
+@pytest.mark.parametrize("kind", ["empty", "with a port", "jumbo", "empty jumbo"])
+def test_a_bridge_keeps_its_address_and_mtu(subhost: Subhost, bridge: str, kind: str) -> None:
+    """Without ports, and with one that has a high address or large frames; with two subhosts' worth
+    of cables, and after each end."""
+    port = f"{subhost.name}p"
+    if "port" in kind or kind == "jumbo":
+        mtu = "mtu 9000" if kind == "jumbo" else ""
+        subhost.prepare(
+            f"ip link add {port} address f2:00:00:00:00:01 {mtu} type veth peer name {port}x && "
+            f"ip link set {port} master {bridge} up && ip link set {port}x up"
+        )
+    if kind == "empty jumbo":
+        subhost.prepare(f"ip link set {bridge} mtu 9000")
+    look = f"cat /sys/class/net/{bridge}/address /sys/class/net/{bridge}/mtu"
+    before = subhost.host.run(look).stdout
+    try:
+        for _ in range(2):
+            subhost.boot(f"CABLES= {bridge}= {bridge}=02:00:00:00:00:01 {bridge}=stable")
+            assert subhost.host.run(look).stdout == before
+            mtu = before.split()[1]
+            ends = subhost.run(
+                f"ip -n {subhost.name} link show eth1; ip link show {subhost.name}1"
+            )
+            assert ends.out.count(f"mtu {mtu} ") == 2, ends
+            subhost.stop()
+            assert subhost.wait(f"[ ! -e /sys/class/net/{subhost.name}0 ]")
+            assert subhost.host.run(look).stdout == before
+    finally:
+        subhost.run(f"ip link delete {port}")
+
+
+@clause("cables-taken")
+@pytest.mark.parametrize("kind", ["bridge", "veth"])
+def test_an_interface_that_has_a_cables_name(subhost: Subhost, kind: str) -> None:
+    """One line that names it, and it is still the same interface afterwards."""
+    name = f"{subhost.name}1"
+    subhost.prepare(f"ip link add {name} type {kind}")
+    try:
+        before = link(subhost, name).split(":")[0]
+        done = subhost.start("CABLES= = =")
+        assert done.status == 1 and done.err.count("\n") == 1 and name in done.err, done
+        assert link(subhost, name).split(":")[0] == before
+        assert subhost.settled() and not link(subhost, f"{subhost.name}0")
+    finally:
+        subhost.run(f"ip link delete {name}")
+
+
 @clause("cables-bridge-missing")
 def test_a_missing_bridge_is_an_error(subhost: Subhost) -> None:
     """A bridge that does not exist fails the boot in one line that names it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from spec.clauses import clause
 from spec.subhost import Subhost
 
@@ -127,9 +129,57 @@ def test_share_takes_the_configuration_file(subhost: Subhost) -> None:
     assert subhost.inside(f"cat {shared}/from") == "host\n"
 
 
-@clause("runtime-share-directory")
-def test_share_refuses_what_is_no_folder(subhost: Subhost) -> None:
-    """In one line."""
+@clause("runtime-share-missing")
+def test_share_refuses_what_is_not_there(subhost: Subhost) -> None:
+    """One line of error, which names the path."""
     subhost.boot()
-    done = subhost.run(f"overlay-share {subhost.conf} {subhost.name}")
-    assert done.status != 0 and done.err.count("\n") == 1 and subhost.conf in done.err, done
+    missing = f"{subhost.folder}/missing"
+    done = subhost.run(f"overlay-share {missing} {subhost.name}")
+    assert done.status != 0 and done.err.count("\n") == 1 and missing in done.err, done
+
+
+@clause("runtime-share-file", "runtime-share-again", "runtime-share-remove")
+def test_a_file_is_shared_once_and_no_more(subhost: Subhost) -> None:
+    """Sharing it twice makes one mount; --remove takes it away again, and only once."""
+    subhost.boot()
+    file = subhost.put("some file", "shared\n", 0o644)
+    for _ in range(2):
+        done = subhost.run(f"overlay-share '{file}' {subhost.name}")
+        assert done.status == 0, done
+    assert subhost.inside(f"cat '{file}'") == "shared\n"
+    assert subhost.inside("grep -c some /proc/mounts") == "1\n"
+    done = subhost.run(f"overlay-share --remove '{file}' {subhost.name}")
+    assert done.status == 0, done
+    assert subhost.inside("grep -c some /proc/mounts; :") == "0\n"
+    again = subhost.run(f"overlay-share --remove '{file}' {subhost.name}")
+    assert again.status == 1 and again.err.count("\n") == 1, again
+    assert subhost.target.read(file) == "shared\n"
+
+
+@clause("share-root")
+@pytest.mark.parametrize("path", ["/", "/.", "/..", "//x/..", "/etc:/.", "/etc:/x/.."])
+def test_the_whole_root_is_not_shared(subhost: Subhost, path: str) -> None:
+    """Whatever the spelling, it is refused with status 2."""
+    done = subhost.refused(f"SHARE= {path}")
+    assert done.status == 2 and "SHARE" in done.err, done
+
+
+@clause("share-root")
+def test_a_link_to_the_root_is_not_shared_onto(subhost: Subhost) -> None:
+    """A link in UPPER that leads to the subhost's root is found out when it is mounted."""
+    subhost.prepare(f"ln -s / {subhost.folder}/root/link")
+    done = subhost.refused("SHARE= /srv:/link")
+    assert done.status == 1 and done.err.count("\n") == 1 and "SHARE" in done.err, done
+
+
+@clause("share-dangling")
+def test_a_mount_point_below_a_link_that_leads_nowhere_yet(subhost: Subhost) -> None:
+    """It is made where the link leads, in the subhost's own tree, and shows there and there."""
+    subhost.prepare(
+        f"cd {subhost.folder} && echo name > given && mkdir root/etc && "
+        "ln -s ../run/resolve/stub.conf root/etc/resolv.conf && ln -s /srv/deep root/etc/folder"
+    )
+    given = f"{subhost.folder}/given"
+    subhost.boot(f"SHARE= {given}:/etc/resolv.conf\nSHARE= {subhost.folder}:/etc/folder/x")
+    assert subhost.inside("cat /etc/resolv.conf /run/resolve/stub.conf") == "name\nname\n"
+    assert subhost.inside("ls /srv/deep/x/given") == "/srv/deep/x/given\n"

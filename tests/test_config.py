@@ -200,9 +200,7 @@ def test_commands_run_once_in_base_and_give_their_first_line(base: Path) -> None
         + "START=!echo $ACTION $CONFIG\nLIVE=live\n",
     )
     assert made.check().texts["LOWER"].startswith("!")  # unevaluated values are passed over
-    made.evaluate(("BASE", "NAME"))
-    made.evaluate()
-    subhost = made.check()
+    subhost = resolve(made)
     assert subhost.base == f"{base}/deep"
     assert subhost.lower == f"{base}/deep/root" and subhost.root_kind == "bind"
     assert subhost.start == ["overlay-boot", f"{base}/some.conf"]

@@ -80,7 +80,7 @@ def test_a_folder_is_shared_with_a_running_subhost(subhost: Subhost, tmp_path: P
     assert done.returncode == 0, done.stderr
     subhost.inside(f"echo inside > '{shared}/file'")
     assert (shared / "file").read_text() == "inside\n"
-    assert run("overlay-share", shared / "file", subhost.name).returncode == 2
+    assert run("overlay-share", shared / "missing", subhost.name).returncode == 2
     assert subhost.stop().returncode == 0
     assert tree(shared) == ["file"]
     assert run("overlay-share", shared, subhost.name).returncode == 3

@@ -1,0 +1,327 @@
+"""Ends that do not depend on the inside: stop scripts, hostile processes, lost keepers."""
+
+from __future__ import annotations
+
+import pytest
+
+from spec.clauses import clause
+from spec.subhost import PID1, TINY, Subhost
+
+SCRIPT = """#!/bin/sh
+echo "$(basename $0) $1" >> /told
+{}
+"""
+
+
+def scripts(subhost: Subhost, **bodies: str) -> str:
+    """Start/stop scripts in the subhost that note what they are told; START for them."""
+    for name, body in bodies.items():
+        subhost.put(f"root/{name}", SCRIPT.format(body))
+    return "START= " + " ".join(f"/{name}" for name in bodies)
+
+
+def told(subhost: Subhost) -> list[str]:
+    """What the scripts were told, in order."""
+    return subhost.target.read(f"{subhost.folder}/root/told").splitlines()
+
+
+def keeper(subhost: Subhost) -> str:
+    """Shell text for the parent of pid 1, the process on the main host that waits for its end."""
+    return f"$(sed 's/.*) . \\([0-9]*\\) .*/\\1/' /proc/{subhost.pid1()}/stat)"
+
+
+@clause("reaper-entered")
+def test_the_last_service_is_restarted_by_hand(subhost: Subhost) -> None:
+    """Its stop leaves no process but the restart's own, which goes on and starts it again."""
+    daemon = "setsid sleep 4321 < /dev/null > /dev/null 2>&1 & echo $! > /pid"
+    subhost.boot(
+        scripts(
+            subhost,
+            daemon=f"""case $1 in
+            start) {daemon} ;;
+            stop) kill -9 $(cat /pid) ;;
+            restart) $0 stop; sleep 1; $0 start; echo done >> /told ;;
+            esac""",
+        )
+    )
+    pid = subhost.pid1()
+    done = subhost.run(f"overlay-go {subhost.name} /daemon restart")
+    assert done.status == 0, done
+    assert told(subhost)[-3:] == ["daemon stop", "daemon start", "done"]
+    assert subhost.pid1() == pid and "sleep" in subhost.processes()
+
+
+@clause("reaper-entered")
+def test_it_ends_when_the_last_entered_process_does(subhost: Subhost) -> None:
+    """A shell of overlay-go outlives the services, and then the subhost ends."""
+    subhost.boot()
+    pid = subhost.pid1()
+    done = subhost.run(
+        f"overlay-go {subhost.name}",
+        input="echo > /run/dummy_service; sleep 1; cat /proc/1/comm\n",
+    )
+    assert done.out == ".reaper\n", done
+    assert subhost.gone(pid)
+
+
+@clause("stop-each", "stop-timeout", "stop-named")
+def test_a_stop_script_that_hangs_keeps_no_other_from_its_time(subhost: Subhost) -> None:
+    """With --timeout 2, four that need 1 s each and one that never ends are all told."""
+    slow = '[ $1 = start ] || { sleep 1; echo "$(basename $0) stopped" >> /told; }'
+    bodies = dict.fromkeys(("one", "two", "three", "four"), slow)
+    bodies["hangs"] = "[ $1 = start ] || { trap '' TERM HUP; sleep 99; sleep 99; }"
+    subhost.boot(scripts(subhost, **bodies))
+    pid = subhost.pid1()
+    done = subhost.run(f"overlay-stop --timeout 2 {subhost.name}", timeout=60)
+    assert done.status == 1 and "hangs" in done.err, done
+    assert "hangs" in subhost.target.read(subhost.log)
+    assert not any(name in done.err for name in ("/one", "/two", "/three", "/four")), done
+    stopped = [line.split()[0] for line in told(subhost) if line.endswith("stopped")]
+    assert stopped == ["four", "three", "two", "one"]
+    assert subhost.gone(pid)
+
+
+@clause("stop-timeout-default")
+def test_a_stop_script_has_more_than_the_grace_by_default(subhost: Subhost) -> None:
+    """One that needs 12 s comes to its end."""
+    subhost.boot(scripts(subhost, slow="[ $1 = start ] || { sleep 12; echo over >> /told; }"))
+    done = subhost.run(f"overlay-stop {subhost.name}", timeout=60)
+    assert done.status == 0, done
+    assert told(subhost)[-1] == "over"
+
+
+@clause("stop-starting")
+def test_a_stop_while_services_are_being_started(subhost: Subhost) -> None:
+    """The start that is under way is ended, the next one is never begun, and those that were begun
+    are stopped in reverse."""
+    subhost.write(
+        scripts(
+            subhost,
+            one=":",
+            two="[ $1 = stop ] || { touch /begun; sleep 60; echo late >> /told; }",
+            three=":",
+        )
+    )
+    subhost.run(f"overlay-boot {subhost.conf} < /dev/null")
+    assert subhost.wait(f"[ -e {subhost.folder}/root/begun ]")
+    pid = subhost.pid1()
+    subhost.run(f"overlay-stop --timeout 5 {subhost.name}", timeout=40)
+    assert told(subhost) == ["one start", "two start", "two stop", "one stop"]
+    assert subhost.gone(pid)
+
+
+@clause("stop-log")
+@pytest.mark.parametrize("how", ["link", "owner", "folder", "full"])
+def test_a_log_that_cannot_be_written_does_not_keep_it_up(subhost: Subhost, how: str) -> None:
+    """A warning, the stop scripts all the same, and status 0."""
+    small = f"{subhost.folder}/small"
+    subhost.prepare(f"mkdir {small} && mount -t tmpfs -o size=64k none {small}")
+    log = f"{small}/log"
+    try:
+        subhost.boot(scripts(subhost, one="setsid sleep 999 &") + f"\nLOG= {log}")
+        pid = subhost.pid1()
+        spoil = {
+            "link": f"rm {log}; ln -s {subhost.folder}/elsewhere {log}",
+            "owner": f"chown 1234 {log}",
+            "folder": f"rm {log}; mkdir {log}",
+            "full": f"cat /dev/zero > {small}/rest; head -c 4096 /dev/zero >> {log}; :",
+        }[how]
+        subhost.run(spoil)
+        done = subhost.run(f"overlay-stop {subhost.name}")
+        assert done.status == 0 and log in done.err, done
+        assert told(subhost) == ["one start", "one stop"]
+        assert subhost.gone(pid)
+        assert not subhost.host.file(f"{subhost.folder}/elsewhere").exists
+    finally:
+        subhost.run(f"overlay-stop --timeout 0 {subhost.name}; umount -l {small}")
+
+
+@clause("stop-forced-stopping")
+def test_processes_that_stop_each_other_do_not_hold_it_up(subhost: Subhost) -> None:
+    """One that sends SIGSTOP to all others, for ever: killed with them after the grace."""
+    subhost.boot(scripts(subhost, evil="setsid sh -c 'while :; do kill -STOP -1; done' &"))
+    pid = subhost.pid1()
+    done = subhost.run(f"overlay-stop --timeout 1 {subhost.name}", timeout=60)
+    assert done.status == 1 and subhost.gone(pid), done
+
+
+@clause("stop-forced-keeper")
+def test_a_keeper_that_is_stopped_does_not_hold_it_up(subhost: Subhost) -> None:
+    """All is cleared within the usual time, with status 0."""
+    subhost.boot("CABLES= =")
+    pid = subhost.pid1()
+    subhost.run(f"kill -STOP {keeper(subhost)}")
+    done = subhost.run(f"overlay-stop {subhost.name}", timeout=30)
+    assert done.status == 0 and subhost.gone(pid), done
+
+
+@clause("stop-forced-keeper", "stop-waits")
+def test_a_keeper_that_is_lost_is_done_without(subhost: Subhost) -> None:
+    """Its subhost runs on, is refused a second boot, and overlay-stop clears all of it."""
+    subhost.boot("CABLES= =")
+    pid = subhost.pid1()
+    subhost.run(f"kill -9 {keeper(subhost)}")
+    assert subhost.start().status == 1
+    assert subhost.inside("echo on") == "on\n"
+    done = subhost.run(f"overlay-stop {subhost.name}")
+    assert done.status == 0 and subhost.gone(pid), done
+
+
+@clause("end-cables")
+@pytest.mark.parametrize("how", ["stop", "by itself"])
+def test_cables_go_though_the_namespace_is_held(subhost: Subhost, how: str) -> None:
+    """A process of the main host in the network namespace keeps no interface back."""
+    subhost.boot("CABLES= = =")
+    pid = subhost.pid1()
+    held = int(
+        subhost.run(
+            f"ip netns exec {subhost.name} setsid sleep 60 > /dev/null 2>&1 < /dev/null & echo $!"
+        ).out
+    )
+    try:
+        assert subhost.wait(
+            f"[ $(readlink /proc/{held}/ns/net) = $(readlink /proc/{pid}/ns/net) ]"
+        )
+        subhost.run(
+            f"overlay-stop {subhost.name}"
+            if how == "stop"
+            else f"echo 'echo > /run/dummy_service' | overlay-go {subhost.name}"
+        )
+        assert subhost.gone(pid)
+        assert subhost.host.file(f"/proc/{held}").exists
+    finally:
+        subhost.run(f"kill {held}")
+
+
+@clause("files-records-lost")
+@pytest.mark.parametrize("command", ["stop", "go", "list"])
+def test_a_record_that_was_removed_by_hand(subhost: Subhost, command: str) -> None:
+    """The subhost is listed, entered and stopped all the same."""
+    subhost.boot("CABLES= =")
+    pid = subhost.pid1()
+    subhost.run(f"rm /run/overlay-boot/{subhost.name}")
+    if command == "go":
+        assert subhost.inside("echo in") == "in\n"
+    if command == "list":
+        assert f"{subhost.name} " in subhost.run("overlay-list").out
+    done = subhost.run(f"overlay-stop {subhost.name}")
+    assert done.status == 0 and subhost.gone(pid), done
+
+
+@clause("files-records-odd")
+@pytest.mark.parametrize("odd", ["empty", "text", "binary", "pipe", "folder", "link"])
+def test_what_is_no_record_is_told_of_and_hides_nobody(subhost: Subhost, odd: str) -> None:
+    """overlay-list and overlay-stop name it in one line and do their work."""
+    subhost.boot()
+    path = f"/run/overlay-boot/{subhost.name}odd"
+    make = {
+        "empty": f": > {path}",
+        "text": f"echo hello > {path}",
+        "binary": f"head -c 70000 /dev/urandom > {path}",
+        "pipe": f"mkfifo {path}",
+        "folder": f"mkdir {path}",
+        "link": f"ln -s /etc/passwd {path}",
+    }[odd]
+    try:
+        subhost.prepare(make)
+        done = subhost.run("overlay-list", timeout=10)
+        assert done.status == 0 and f"{subhost.name} " in done.out and path in done.err, done
+        done = subhost.run(f"overlay-stop {subhost.name}odd", timeout=10)
+        assert done.status in (1, 3) and done.err.count("\n") == 1, done
+        done = subhost.run(f"overlay-stop {subhost.name}")
+        assert done.status == 0, done
+    finally:
+        subhost.run(f"rm -rf {path}")
+
+
+@clause("stop-not-running")
+@pytest.mark.parametrize("name", ["..", ".", "/", "''", "a/../b", "-- -x"])
+def test_odd_names_are_just_not_running(subhost: Subhost, name: str) -> None:
+    """One line and status 3."""
+    done = subhost.run(f"overlay-stop {name}")
+    assert done.status == 3 and done.err.count("\n") == 1, done
+
+
+@clause("stop-not-running")
+def test_a_boot_that_fails_is_not_waited_for(subhost: Subhost) -> None:
+    """overlay-stop during it ends with status 3 as soon as it has failed."""
+    hook = subhost.put("hook", "#!/bin/sh\nsleep 2; exit 1\n")
+    subhost.write(f"PREMOUNT= {hook}")
+    done = subhost.run(
+        f"overlay-boot {subhost.conf} < /dev/null > /dev/null 2>&1 & {PID1}\n"
+        f"until [ -e /run/overlay-boot/{subhost.name} ]; do sleep 0.05; done\n"
+        f"date +%s%N; overlay-stop {subhost.name}; echo $?; date +%s%N"
+    )
+    start, status, end = done.out.split()
+    assert status == "3" and (int(end) - int(start)) / 1e9 < 2 + 3 * subhost.target.patience, done
+
+
+@clause("stop-leftovers-own")
+def test_a_name_that_is_somebody_elses_by_now(subhost: Subhost) -> None:
+    """After a crash the administrator makes a bridge with the cable's name: it stays."""
+    subhost.boot("CABLES= =")
+    name = f"{subhost.name}0"
+    subhost.crash()
+    try:
+        subhost.prepare(
+            f"for i in $(seq 100); do [ -e /sys/class/net/{name} ] || break; sleep 0.1; done; "
+            f"ip link add {name} type bridge"
+        )
+        assert subhost.run(f"overlay-stop {subhost.name}").status == 3
+        assert subhost.target.run(f"ip -d link show {name} | grep -w bridge").out
+        assert not subhost.host.file(f"/run/overlay-boot/{subhost.name}").exists
+    finally:
+        subhost.run(f"ip link delete {name}")
+
+
+@clause("end-own")
+def test_a_keeper_leaves_its_successors_alone(subhost: Subhost) -> None:
+    """A subhost whose record and name were removed by hand ends after another one has its NAME."""
+    name = subhost.name
+    subhost.boot()
+    first = subhost.pid1()
+    subhost.run(f"rm /run/overlay-boot/{name} /run/netns/{name}")
+    subhost.run(f"cd {subhost.folder} && mkdir other && cd other && mkdir root work live")
+    conf = subhost.put(
+        f"other/{name}.conf", f"BASE= .\nLOWER= {TINY}\nSTART= none\nLOG= {subhost.log}\n", 0o644
+    )
+    done = subhost.run(f"overlay-boot {conf} < /dev/null")
+    assert done.status == 0, done
+    second = subhost.pid1()
+    assert first not in (0, second)
+    subhost.run(f"kill -9 {first}")
+    assert subhost.wait(f"[ ! -e /proc/{first} ]")
+    assert not subhost.wait(f"[ ! -e /run/overlay-boot/{name} ] || [ ! -e /run/netns/{name} ]", 1)
+    assert subhost.pid1() == second
+    assert subhost.run(f"overlay-stop {name}").status == 0
+
+
+@clause("interrupted-status", "interrupted")
+def test_signals_at_any_moment(subhost: Subhost) -> None:
+    """Some dozen boots, each sent a signal some milliseconds later than the last: either it runs
+    and the status is 0, or the status is the signal's and nothing is left."""
+    subhost.write("CABLES= =")
+    before = subhost.target.run(f"find {subhost.folder}/root {subhost.folder}/work").out
+    for number in range(24):
+        signal, status = (("INT", 130), ("TERM", 143), ("HUP", 129))[number % 3]
+        delay = 0.012 * number * subhost.target.patience
+        done = subhost.run(
+            f"""(exec env --default-signal overlay-boot {subhost.conf}) < /dev/null > /dev/null 2>&1 &
+            sleep {delay:.3f}; kill -{signal} $!; wait $!; echo $?"""
+        )
+        said = int(done.out)
+        begun = not subhost.target.run(f"rm {subhost.log}").status
+        if said and not begun:
+            assert subhost.gone(0), done  # that was the interpreter's own start, not the boot's
+        elif said == 0:
+            assert subhost.pid1(), done
+            assert subhost.run(f"overlay-stop {subhost.name}").status == 0
+            subhost.prepare(f"rm -rf {subhost.folder}/root/* {subhost.folder}/root/.reaper")
+            subhost.prepare(f"rm -rf {subhost.folder}/work/*")
+        else:
+            assert said == status, done
+            assert subhost.gone(0), done
+            assert (
+                subhost.target.run(f"find {subhost.folder}/root {subhost.folder}/work").out
+                == before
+            )

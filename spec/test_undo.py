@@ -1,0 +1,246 @@
+"""What a boot makes and undoes, and what it tells: identity, files, output, signals."""
+
+from __future__ import annotations
+
+import pytest
+
+from spec.clauses import clause
+from spec.plugin import precondition
+from spec.subhost import TINY, Subhost
+
+
+def second(subhost: Subhost, text: str) -> tuple[str, str]:
+    """Another configuration, with folders of its own; its name and path."""
+    name = f"{subhost.name}b"
+    subhost.named.append(name)
+    subhost.prepare(f"cd {subhost.folder} && mkdir b && cd b && mkdir root work live")
+    given = {line.partition("=")[0] for line in text.splitlines()}
+    defaults = {"BASE": ".", "LOWER": TINY, "START": "none", "LOG": f"{subhost.log}.b"}
+    lines = [f"{key}= {value}" for key, value in defaults.items() if key not in given]
+    conf = subhost.put(f"b/{name}.conf", "\n".join([*lines, text]) + "\n", 0o644)
+    return name, conf
+
+
+@clause("upper-one")
+@pytest.mark.parametrize(
+    "text",
+    ["UPPER= ../root\nWORK= ../work", "UPPER= ../link", "WORK= ../work", "WORK= ../worklink"],
+)
+def test_two_subhosts_do_not_share_upper_or_work(subhost: Subhost, text: str) -> None:
+    """The second is refused in one line that names the first, which runs on."""
+    subhost.prepare(f"cd {subhost.folder} && ln -s root link && ln -s work worklink")
+    subhost.boot()
+    pid = subhost.pid1()
+    name, conf = second(subhost, text)
+    done = subhost.run(f"overlay-boot {conf} < /dev/null")
+    assert done.status == 1 and done.err.count("\n") == 1, done
+    assert f"{subhost.name}:" in done.err or f"{subhost.name} " in done.err, done
+    assert subhost.pid1() == pid
+    assert not subhost.host.file(f"/run/netns/{name}").exists
+    subhost.stop()
+    done = subhost.run(f"overlay-boot {conf} < /dev/null")
+    assert done.status == 0, done
+    assert subhost.run(f"overlay-stop {name}").status == 0
+
+
+@clause("bang-value")
+def test_what_a_command_prints_is_not_run(subhost: Subhost) -> None:
+    """Two exclamation marks run one command, and its output is checked as a value."""
+    ran = f"{subhost.folder}/ran"
+    done = subhost.refused(f"NAME=!echo '!touch {ran}; echo two'")
+    assert done.status == 2 and "NAME" in done.err, done
+    done = subhost.refused("RAM_SIZE=!echo '!lots'")
+    assert done.status == 2 and "RAM_SIZE" in done.err, done
+    assert not subhost.host.file(ran).exists
+
+
+@clause("error-regular")
+def test_a_configuration_that_is_a_pipe(subhost: Subhost) -> None:
+    """One line and status 2, at once."""
+    subhost.prepare(f"mkfifo {subhost.conf}")
+    done = subhost.run(f"overlay-boot {subhost.conf} < /dev/null", timeout=10)
+    assert done.status == 2 and done.err.count("\n") == 1, done
+
+
+@clause("error-huge")
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"RAM_SIZE= {'9' * 5000}",
+        f"CABLES= = =.{'9' * 5000}",
+        f"CABLES= {'= ' * 100000}",
+        f"NAME= {'x' * 100000}",
+    ],
+    ids=["RAM_SIZE", "tag", "cables", "NAME"],
+)
+def test_values_of_any_length(subhost: Subhost, text: str) -> None:
+    """Refused in a few hundred characters."""
+    done = subhost.refused(text)
+    assert done.status == 2 and len(done.err) < 1000 + 10000 * (text[:8] == "CABLES= "), done
+
+
+@clause("log-full")
+def test_a_log_without_room(subhost: Subhost) -> None:
+    """The message names the log and the reason, and nothing is started."""
+    subhost.prepare(
+        f"mkdir {subhost.folder}/full && mount -t tmpfs -o size=4k none {subhost.folder}/full"
+    )
+    try:
+        subhost.run(
+            f"cat /dev/zero > {subhost.folder}/full/log; chmod 640 {subhost.folder}/full/log"
+        )
+        done = subhost.refused("LOG= full/log\nCABLES= =")
+        assert done.status == 1 and done.err.count("\n") == 1, done
+        assert f"{subhost.folder}/full/log" in done.err and "space" in done.err.lower(), done
+        assert subhost.gone(0)
+    finally:
+        subhost.run(f"umount -l {subhost.folder}/full")
+
+
+@clause("undo-hooks")
+def test_hooks_of_ones_own_that_call_ours_leave_nothing_either(subhost: Subhost) -> None:
+    """What overlay-premount and overlay-postmount made for them is undone as well."""
+    before = subhost.put("before", '#!/bin/sh\nexec overlay-premount "$@"\n')
+    after = subhost.put("after", '#!/bin/sh\noverlay-postmount "$@"\nexit 3\n')
+    done = subhost.refused(f"PREMOUNT= {before}\nPOSTMOUNT= {after}")
+    assert done.status == 1 and "POSTMOUNT" in done.err, done
+    assert subhost.target.run(
+        f"ls -A {subhost.folder}/root {subhost.folder}/work"
+    ).out.split() == [
+        f"{subhost.folder}/root:",
+        f"{subhost.folder}/work:",
+    ]
+
+
+@clause("undo-links")
+def test_undoing_does_not_follow_links_onto_the_main_host(subhost: Subhost) -> None:
+    """A link in UPPER to a folder of the main host, where what the boot would make is there."""
+    victim = f"{subhost.folder}/victim"
+    subhost.prepare(
+        f"mkdir -p {victim}/network {victim}/deep && echo theirs > {victim}/network/interfaces &&"
+        f" cd {subhost.folder}/root && ln -s {victim} etc && ln -s {victim} shared"
+    )
+    done = subhost.refused(
+        "INIT= "
+        + subhost.put("init", "#!/bin/sh\nexit 1\n")
+        + "\nSHARE= /srv:/shared/deep\nSHARE= /srv:/shared/new"
+    )
+    assert done.status == 1, done
+    assert subhost.target.run(f"cd {victim}; find . | sort").out.split() == [
+        ".",
+        "./deep",
+        "./network",
+        "./network/interfaces",
+    ]
+    assert subhost.target.read(f"{victim}/network/interfaces") == "theirs\n"
+
+
+@clause("reaper-odd")
+@pytest.mark.parametrize("odd", ["pipe", "device", "socket", "link", "huge"])
+def test_whatever_stands_in_the_place_of_the_reaper(subhost: Subhost, odd: str) -> None:
+    """It is replaced, without a hang and without reading it."""
+    path = f"{subhost.folder}/root/.reaper"
+    make = {
+        "pipe": f"mkfifo {path}",
+        "device": f"mknod {path} c 1 5",
+        "socket": f"mknod {path} s 2> /dev/null || python3 -c 'import socket, sys; "
+        f'socket.socket(socket.AF_UNIX).bind("{path}")\'',
+        "link": f"ln -s /etc/passwd {path}",
+        "huge": f"truncate -s 6G {path} && chmod 755 {path}",
+    }[odd]
+    subhost.prepare(make)
+    subhost.boot()
+    assert subhost.inside("readlink /proc/1/exe") == "/.reaper\n"
+
+
+@clause("reaper-odd")
+def test_a_folder_in_the_place_of_the_reaper(subhost: Subhost) -> None:
+    """One line that names it."""
+    subhost.prepare(f"mkdir {subhost.folder}/root/.reaper")
+    done = subhost.refused("")
+    assert done.status == 1 and done.err.count("\n") == 1 and ".reaper" in done.err, done
+
+
+@clause("boot-killed")
+def test_a_pid_1_that_is_killed_at_once(subhost: Subhost) -> None:
+    """A pids limit that its shell cannot live with, or any other end, is no success."""
+    subhost.fill("base")
+    subhost.put("base/bin/sh", "this is no program", 0o755)
+    subhost.prepare(
+        f"rm {subhost.folder}/base/bin/sh; cp /dev/null {subhost.folder}/base/bin/sh; "
+        f"chmod 755 {subhost.folder}/base/bin/sh"
+    )
+    done = subhost.refused("LOWER= base")
+    assert done.status == 1 and done.err.count("\n") == 1 and "running" not in done.out, done
+
+
+@clause("boot-output")
+@pytest.mark.parametrize("output", ["> /dev/full", "| true", ">&-", "> /dev/full 2> /dev/full"])
+def test_output_that_cannot_be_written(subhost: Subhost, output: str) -> None:
+    """The subhost runs, and the status says so."""
+    subhost.write()
+    done = subhost.run(
+        f"{{ overlay-boot {subhost.conf} < /dev/null; echo $? > {subhost.folder}/status; }} {output}"
+    )
+    assert subhost.up(), done
+    assert subhost.target.read(f"{subhost.folder}/status") == "0\n"
+    assert subhost.name in subhost.run("overlay-list").out
+
+
+@clause("boot-closed")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_closed_descriptors_make_no_difference(subhost: Subhost, closed: str) -> None:
+    """Boot, list, enter and stop, each with some of 0, 1 and 2 closed."""
+    subhost.write("CABLES= =")
+    done = subhost.run(f"overlay-boot {subhost.conf} {closed}")
+    assert done.status == 0 and subhost.up(), done
+    pid = subhost.pid1()
+    assert subhost.run(f"overlay-list {closed}").status == 0
+    assert subhost.run(f"overlay-go {subhost.name} touch /made {closed}").status == 0
+    assert subhost.host.file(f"{subhost.folder}/root/made").exists
+    files = subhost.target.run(f"readlink /proc/{pid}/fd/*").out.split()
+    assert set(files) <= {"/dev/null", subhost.log}, files
+    assert subhost.run(f"overlay-stop {subhost.name} {closed}").status == 0
+    assert subhost.gone(pid)
+
+
+@clause("pid1-limits")
+def test_what_the_caller_may_not_reaches_no_service(subhost: Subhost) -> None:
+    """Nice value, limits and ignored signals are those of a machine's start."""
+    subhost.write()
+    subhost.run(
+        f"ulimit -S -n 64; ulimit -S -f 100000; trap '' HUP USR1; "
+        f"nice -n 7 env overlay-boot {subhost.conf} < /dev/null"
+    )
+    assert subhost.up()
+    pid = subhost.pid1()
+    fields = subhost.target.read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    assert fields[16] == "0"  # nice
+    limits = subhost.target.read(f"/proc/{pid}/limits")
+    assert "Max open files            1024 " in limits, limits
+    assert "Max file size             unlimited " in limits, limits
+    status = subhost.target.read(f"/proc/{pid}/status")
+    ignored = int(status.split("SigIgn:")[1].split()[0], 16)
+    assert not ignored & (1 << 0 | 1 << 9), hex(ignored)
+
+
+@clause("cgroup", "go-cgroup")
+def test_each_has_a_cgroup_of_its_own(subhost: Subhost) -> None:
+    """Below the one that its boot came from; overlay-go's commands are in it, and it goes with the
+    subhost."""
+    if subhost.target.run(
+        "own=$(sed -n 's/^0:://p' /proc/self/cgroup); [ \"$own\" ] && { "
+        "[ -w /sys/fs/cgroup$own/cgroup.procs ] || [ -w /sys/fs/cgroup/unified$own/cgroup.procs ]; }"
+    ).status:
+        precondition("the target has no cgroup v2 that can be written")
+    subhost.boot()
+    pid = subhost.pid1()
+    own = subhost.target.run("sed -n 's/^0:://p' /proc/self/cgroup").out.strip()
+    theirs = subhost.target.run(f"sed -n 's/^0:://p' /proc/{pid}/cgroup").out.strip()
+    assert theirs.startswith(own.rstrip("/") + "/") and subhost.name in theirs, (own, theirs)
+    entered = subhost.inside("sed -n 's/^0:://p' /proc/self/cgroup").strip()
+    assert entered == theirs
+    folders = f"/sys/fs/cgroup{theirs} /sys/fs/cgroup/unified{theirs}"
+    assert subhost.target.run(f"ls -d {folders}").out
+    subhost.stop()
+    assert subhost.wait(f"! ls -d {folders}")
