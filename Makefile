@@ -20,7 +20,7 @@ install = SUDO="$(SUDO)" tools/setup packages $(1)
 # The spec and its reports in build/spec. Where make is ended by a signal, so is the run.
 RUN = setpriv --pdeathsig TERM $(BIN)/python -m spec run --reports build/spec -n $(WORKERS)
 
-.PHONY: help setup demo lint test-setup test spec mutants conformance man bench stage deb vm-setup vm-test vm-selftest bench-vm box clean
+.PHONY: help setup demo lint test-setup test spec mutants conformance man bench stage deb deb-check vm-setup vm-test vm-selftest bench-vm box clean
 
 help: ## this list
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -83,6 +83,12 @@ deb: ## the Debian package, in dist/, of the files that git knows
 	mv build/deb/*.deb dist/
 	ls dist/*.deb
 
+# In a chroot of sid; then at work in disposable machines.
+deb-check: vm-setup ## what lintian, blhc and piuparts say of it, and machine start and takeover
+	@mkdir -p build
+	$(SUDO) $(BIN)/python -m tests.debian
+	$(BIN)/python -m pytest tests/vm/test_machine_start.py tests/vm/test_takeover.py -m vm $(ARGS)
+
 vm-setup: setup
 	@$(call install,vm $(filter vagrant,$(PROVIDER)))
 
@@ -94,7 +100,7 @@ vm-test: vm-setup ## the spec in machines of SUITE, on this tree or DEB
 	if [ -z "$$what" ]; then
 	  what=$$(mktemp -d build/stage.XXXXXX)
 	  trap 'rm -rf "$$what"' EXIT
-		  tools/lay "$$what"
+	  tools/lay "$$what"
 	elif [ ! -e "$$what" ]; then
 	  what=$$($(BIN)/python -m vm fetch "$$what" $(SUITE))
 	fi

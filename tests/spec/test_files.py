@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spec import files, report, results
+from spec import files, installed, report, results
 from spec.__main__ import main
 from spec.reporter import write
 from tests.conftest import needs_root
