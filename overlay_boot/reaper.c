@@ -375,7 +375,7 @@ static int inside(const char *how, char **command, int terminal)
         return 0;
     }
     setsid();
-    if (terminal >= 0)
+    if (terminal >= 0 && !strcmp(how, "--enter"))
         return lead(command, terminal);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     sigemptyset(&none);

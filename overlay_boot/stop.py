@@ -23,6 +23,10 @@ from overlay_boot.records import (
 )
 from overlay_boot.waiting import Deadline, Waiter
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 SERVICE = 90.0  # seconds for each service's stop script, unless told otherwise
 GRACE = 10.0  # seconds after SIGTERM
 STARTING = 7.0  # seconds for the end of a start script that is under way
@@ -40,6 +44,7 @@ class Stop:
         self.waiter = Waiter()
         self.problems: list[str] = []
         self.warnings: list[str] = []
+        self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             self.log: Log | None = Log(record.log)
         except OverlayBootError as error:
@@ -103,7 +108,6 @@ class Stop:
         """Run each stop script, the last service's first. Meanwhile a process of ours is inside,
         or else pid 1 would end with the last one of a service."""
         held = self._inside("--hold")
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         for service in reversed(services):
             command = (
                 [service, "stop"] if service.startswith("/") else ["service", service, "stop"]
@@ -121,16 +125,15 @@ class Stop:
                 self._problem(f"{service} could not be told to stop")
             elif status:
                 self._say(f"stop of {service} failed: exit status {status}")
-        os.close(null)
         if held:
             held.status()
 
-    def _inside(
-        self, role: str, command: list[str] | None = None, null: int = 0, out: int = 2
-    ) -> Inside | None:
-        """A command inside; None where none can be started any more."""
+    def _inside(self, role: str, command: Sequence[str] = ()) -> Inside | None:
+        """A command inside, its messages into the log; None where none can be started any more. It
+        gets nothing of the caller's, least of all the terminal."""
+        out = self.log.fd if self.log else self.null
         try:
-            return Inside(self.record, role, command or [], (null, out, out))
+            return Inside(self.record, role, command, (self.null, out, out))
         except (OSError, OverlayBootError) as error:
             self._say(f"no process can be started inside: {explain(error)}")
             return None

@@ -356,3 +356,26 @@ with open("/seen", "w") as file:
     assert not [line for line in seen if "/run/overlay-boot" in line], seen
     assert not [line for line in seen if line.startswith("exe ") and "python" in line], seen
     assert any("sleep" in line or "busybox" in line or "sh" in line for line in seen), seen
+
+
+@clause("go-hidden")
+def test_a_stop_at_a_terminal_lends_it_to_nobody(subhost: Subhost) -> None:
+    """While overlay-stop waits for a stop script nobody inside has the caller's terminal, and what
+    is typed goes to no one there."""
+    subhost.put(
+        "root/service",
+        "#!/bin/sh\n[ $1 = start ] || { ls -l /proc/*/fd > /open; sleep 2; }\n",
+    )
+    subhost.boot("START= /service")
+    result = fulfilled(
+        drive(
+            subhost,
+            f"overlay-stop {subhost.name}; echo over",
+            ["type", "echo typed-$((40 + 2))\n"],
+            ["see", "over", 30],
+            ["end", 10],
+        )
+    )
+    assert "typed-42" not in result["screen"]
+    files = subhost.target.read(f"{subhost.folder}/root/open")
+    assert "/dev/null" in files and "/dev/pts" not in files and "/dev/tty" not in files, files
