@@ -379,3 +379,34 @@ def test_a_stop_at_a_terminal_lends_it_to_nobody(subhost: Subhost) -> None:
     assert "typed-42" not in result["screen"]
     files = subhost.target.read(f"{subhost.folder}/root/open")
     assert "/dev/null" in files and "/dev/pts" not in files and "/dev/tty" not in files, files
+
+
+@clause("go-hang-up")
+@pytest.mark.parametrize("told", ["told", "not told"])
+def test_the_callers_terminal_is_closed(subhost: Subhost, told: str) -> None:
+    """The command ends of SIGHUP, also where overlay-go itself is told to ignore that one."""
+    subhost.boot()
+    ignore = "trap '' HUP; " if told == "not told" else ""
+    command = f"{ignore}exec overlay-go {subhost.name} sh -c 'echo ready; sleep 4324; :'"
+    drive(subhost, command, ["see", "ready", 20], ["hang up"], ["end", 10])
+    assert subhost.wait("! pgrep -f 'sleep 432[4]'", 10)
+    assert subhost.wait(f"! pgrep -f '[o]verlay-go {subhost.name} '", 10)
+
+
+@clause("go-unread")
+def test_a_terminal_that_nobody_reads(subhost: Subhost) -> None:
+    """While no output is taken SIGTERM ends a command that prints for ever, and one that is done."""
+    subhost.boot()
+    for command in ("yes", "seq 60000"):
+        result = fulfilled(
+            drive(
+                subhost,
+                f"exec overlay-go {subhost.name} {command}",
+                ["wait", 2],
+                ["kill", "SIGTERM", f"^[^ ]*python3? [^ ]*overlay-go {subhost.name} "],
+                ["wait", 2],
+                ["end", 10],
+            )
+        )
+        assert result["status"] in (0, 143), result["status"]
+        assert not subhost.target.run(f"pgrep -f '[o]verlay-go {subhost.name} '").out
