@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.conftest import SUITE, leftovers
+from tests.vm.conftest import SUITE, leftovers, shared
 from vm import folders, image, start
 from vm.errors import HostError, MachineError
 from vm.image import Image
@@ -34,6 +35,7 @@ def mounted() -> Iterator[Callable[..., Path]]:
         yield mount
         for folder in made:
             subprocess.run(["umount", "-l", folder], check=True)
+            shutil.rmtree(shared(folder / "run"), ignore_errors=True)
 
 
 @needs_root
