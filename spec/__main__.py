@@ -66,7 +66,9 @@ def _coverage(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    words = [sys.executable, "-m", "pytest", str(FOLDER), f"--target={options.target}"]
+    # -P: not another suite that is in the current folder.
+    words = [sys.executable, "-P", "-m", "pytest", str(FOLDER), f"--target={options.target}"]
+    words += ["-c", str(FOLDER / "spec.ini"), f"--rootdir={FOLDER.parent}"]
     words += ["-p", "no:cacheprovider"]  # its folder may be root's
     words += [f"--page={options.page or page_of(options.deb or options.implementation)}"]
     for name in ("implementation", "deb", "results", "expectations"):
@@ -203,7 +205,10 @@ def _add_run_options(add: argparse.ArgumentParser) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m spec", description=__doc__)
+    name = Path(sys.argv[0]).name
+    parser = argparse.ArgumentParser(
+        name if name.startswith("overlay-") else "python -m spec", description=__doc__
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     reference = os.environ.get("OVERLAY_BOOT_REFERENCE")
 

@@ -42,7 +42,9 @@ def collect() -> Catalogue:
     found = Catalogue()
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        status = pytest.main(["--collect-only", "-q", str(FOLDER)], plugins=[found])
+        words = ["--collect-only", "-q", "-p", "no:cacheprovider", str(FOLDER)]
+        words += ["-c", str(FOLDER / "spec.ini"), f"--rootdir={FOLDER.parent}"]
+        status = pytest.main(words, plugins=[found])
     if found.errors:
         raise PageError("\n".join(found.errors))
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
