@@ -100,7 +100,7 @@ def test_share_ends_with_the_subhost(subhost: Subhost) -> None:
 
 @clause("runtime-share", "runtime-share-both", "runtime-share-example")
 def test_share_with_a_running_subhost(subhost: Subhost) -> None:
-    """Both sides have the folder in common."""
+    """After overlay-share a running subhost and the main host have the folder in common."""
     shared = shared_folder(subhost)
     subhost.boot()
     done = subhost.run(f"overlay-share {shared} {subhost.name}")
@@ -129,7 +129,7 @@ def test_share_takes_the_configuration_file(subhost: Subhost) -> None:
 
 @clause("runtime-share-directory")
 def test_share_refuses_what_is_no_folder(subhost: Subhost) -> None:
-    """In one line."""
+    """overlay-share refuses in one line what is no folder."""
     subhost.boot()
     done = subhost.run(f"overlay-share {subhost.conf} {subhost.name}")
     assert done.status != 0 and done.err.count("\n") == 1 and subhost.conf in done.err, done
