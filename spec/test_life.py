@@ -10,10 +10,10 @@ from spec.waiting import PID1
 
 
 def slow_init(subhost: Subhost) -> str:
-    """An INIT whose script waits for a file in the subhost before it comes to the reaper."""
+    """An INIT whose script waits, at rest, for a line on /open before it comes to the reaper."""
     return "INIT= " + subhost.put(
         "init",
-        "#!/bin/sh\necho 'until [ -e /open ]; do sleep 0.05; done; sleep 99 & exec /.reaper'\n",
+        "#!/bin/sh\necho 'mkfifo /open; read line < /open; sleep 99 & exec /.reaper'\n",
     )
 
 
@@ -24,7 +24,7 @@ def test_boot_returns_when_the_init_commands_run(subhost: Subhost) -> None:
     look = f"readlink /proc/$(pid1 {subhost.name})/exe"
     done = subhost.run(f"{PID1}\noverlay-boot {subhost.conf} < /dev/null && {look}")
     assert done.status == 0 and done.out.endswith("/bin/busybox\n"), done
-    subhost.run(f"overlay-go {subhost.name} touch /open")
+    subhost.run(f"overlay-go {subhost.name} sh -c 'until [ -p /open ]; do :; done; echo > /open'")
     assert subhost.up()
 
 
