@@ -68,7 +68,9 @@ def _coverage(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from spec import files
 
-    words = [sys.executable, "-m", "pytest", str(FOLDER), f"--target={options.target}"]
+    # -P: not another suite that is in the current folder.
+    words = [sys.executable, "-P", "-m", "pytest", str(FOLDER), f"--target={options.target}"]
+    words += ["-c", str(FOLDER / "spec.ini"), f"--rootdir={FOLDER.parent}"]
     words += ["-p", "no:cacheprovider"]  # its folder may be root's
     what = options.deb or options.implementation
     words += [f"--page={options.page or page_of(what)}"]
@@ -220,7 +222,10 @@ def _add_run_options(add: argparse.ArgumentParser) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m spec", description=__doc__)
+    name = Path(sys.argv[0]).name
+    parser = argparse.ArgumentParser(
+        name if name.startswith("overlay-") else "python -m spec", description=__doc__
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     reference = os.environ.get("OVERLAY_BOOT_REFERENCE")
 

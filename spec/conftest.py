@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Refuse what cannot work before the first test, and prepare virtual machines once for all
     workers, with its progress on the terminal."""
     target = session.config.getoption("--target")
-    if target.startswith("vm://"):
+    if target.startswith("vm://") and find_spec("vm"):
         from vm.processes import end_in_order
 
         end_in_order()
@@ -52,6 +53,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         pytest.exit(f"--target {target}: {WORKERS}", 2)
     if kind != "vm":
         return
+    if not find_spec("vm"):
+        pytest.exit(f"--target {target}: disposable machines are in the clone only", 2)
     import vm
 
     given = [session.config.getoption(name) for name in ("--implementation", "--deb")]
@@ -65,7 +68,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End the machines of workers that xdist had to kill."""
-    if config.getoption("--target").startswith("vm://") and not hasattr(config, "workerinput"):
+    mine = not hasattr(config, "workerinput") and find_spec("vm")
+    if mine and config.getoption("--target").startswith("vm://"):
         import vm
         from vm.folders import sweep
 

@@ -84,6 +84,8 @@ def _selection(parts: list[str | None]) -> str | None:
     """What restricted the whole; None where the parts are all there are of one that was not."""
     rest = {_PART.sub("", part or "").strip() for part in parts}
     found = [_PART.search(part or "") for part in parts]
+    if len(parts) == 1 and not found[0]:
+        return parts[0]
     if len(rest) > 1 or not all(found):
         raise ResultsError(f"not parts of one run: {'; '.join(part or 'all' for part in parts)}")
     counts = {int(match[2]) for match in found if match}

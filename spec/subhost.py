@@ -47,7 +47,7 @@ class Subhost:
         self.named = [name]  # whatever names it runs under
         self.pids: set[int] = set()  # each pid 1 that was seen
         self.started = waiting.clock(target)
-        note(f"# {TINY} is busybox with its links: MAKE_TINY in spec/subhost.py")
+        note(f"# sh << 'EOF'{MAKE_TINY}EOF")
         self.prepare(f"mkdir {self.folder} && cd {self.folder} && mkdir root work live")
 
     def run(self, command: str, *, timeout: float = 30, input: str = "") -> Result:

@@ -23,7 +23,7 @@ def test_go_is_a_root_shell_inside(subhost: Subhost) -> None:
 
 @clause("go-all-namespaces")
 def test_go_enters_all_namespaces(subhost: Subhost) -> None:
-    """Those for ipc and uts too."""
+    """overlay-go enters the ipc and uts namespaces of the subhost, too."""
     subhost.boot()
     for kind in ("ipc", "uts"):
         assert subhost.inside(f"readlink /proc/self/ns/{kind}") == subhost.namespace(kind)
@@ -46,7 +46,7 @@ def test_gos_shell_is_no_child_of_pid_1(subhost: Subhost) -> None:
 
 @clause("go-bash")
 def test_gos_shell_is_bash(subhost: Subhost) -> None:
-    """The subhost's own."""
+    """overlay-go's shell is the bash that the subhost has itself."""
     subhost.put("root/bin/bash", '#!/bin/sh\nexport I_AM=bash\nexec /bin/sh "$@"\n')
     subhost.boot()
     assert subhost.inside("echo $I_AM") == "bash\n"
@@ -54,7 +54,7 @@ def test_gos_shell_is_bash(subhost: Subhost) -> None:
 
 @clause("go-sh")
 def test_gos_shell_is_sh_without_a_bash(subhost: Subhost) -> None:
-    """Where the subhost has no bash."""
+    """Where the subhost has no bash, overlay-go's shell is its sh."""
     subhost.put("root/bin/sh", '#!/bin/busybox sh\nexport I_AM=sh\nexec /bin/busybox sh "$@"\n')
     subhost.boot()
     subhost.inside("rm /bin/bash")
@@ -71,7 +71,7 @@ def typed(subhost: Subhost, commands: str) -> str:
 
 @clause("go-interactive")
 def test_gos_shell_is_interactive(subhost: Subhost) -> None:
-    """On a terminal its flags have an i."""
+    """On a terminal overlay-go's shell is interactive: its flags have an i."""
     subhost.boot()
     said = typed(subhost, "echo flags: $-")
     assert re.search("^flags: .*i", said, re.MULTILINE), said
@@ -97,7 +97,7 @@ def test_go_runs_a_command(subhost: Subhost) -> None:
 
 @clause("go-list")
 def test_go_without_a_name_lists(subhost: Subhost) -> None:
-    """The names of those that run."""
+    """Without a name overlay-go lists the names of the subhosts that run."""
     subhost.boot()
     done = subhost.run("overlay-go < /dev/null")
     assert done.status == 0 and subhost.name in done.out, done
@@ -127,7 +127,7 @@ def test_gos_environment_is_clean(subhost: Subhost) -> None:
 
 @clause("stop")
 def test_stop_ends_it(subhost: Subhost) -> None:
-    """None of its processes runs on."""
+    """After overlay-stop none of the subhost's processes runs on."""
     subhost.boot()
     subhost.inside("setsid sleep 4321 > /dev/null 2>&1 &")
     assert subhost.wait("pgrep -f '^sleep 4321'")
@@ -137,7 +137,7 @@ def test_stop_ends_it(subhost: Subhost) -> None:
 
 @clause("stop-netns")
 def test_stop_takes_namespace_and_cables_away(subhost: Subhost) -> None:
-    """They are gone once the subhost has ended."""
+    """Network namespace and cables are gone once the subhost has been stopped."""
     subhost.boot("CABLES= =")
     name = subhost.name
     subhost.stop()
@@ -166,7 +166,7 @@ def test_stop_takes_the_name(subhost: Subhost) -> None:
 
 @clause("stop-waits")
 def test_stop_returns_when_all_is_gone(subhost: Subhost) -> None:
-    """Name, cables, record, processes: gone at once when it returns."""
+    """When overlay-stop returns, name, cables, record and processes are gone."""
     subhost.boot("CABLES= = =")
     pid = subhost.pid1()
     name = subhost.name

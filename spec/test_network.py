@@ -52,14 +52,14 @@ def test_any_mix_of_bridge_and_address(subhost: Subhost, bridge: str) -> None:
 
 @clause("cables-spec")
 def test_a_cable_has_an_equal_sign(subhost: Subhost) -> None:
-    """A word without one makes no cable."""
+    """A word of CABLES without an equal sign makes no cable."""
     subhost.start("CABLES= x")
     assert subhost.settled() and not link(subhost, f"{subhost.name}0")
 
 
 @clause("cables-up")
 def test_a_host_end_in_a_bridge_is_up(subhost: Subhost, bridge: str) -> None:
-    """Nobody has to set it up."""
+    """The host end of a cable in a bridge is up without anyone setting it up."""
     subhost.boot(f"CABLES= {bridge}=")
     assert ",UP" in link(subhost, f"{subhost.name}0")
 
@@ -262,7 +262,7 @@ def test_vlans_need_no_entry_and_use_up_no_number(subhost: Subhost) -> None:
 @pytest.mark.usefixtures("vlans", "interfaces")
 @pytest.mark.parametrize("tag", [1, 4094])
 def test_the_range_of_tags(subhost: Subhost, tag: int) -> None:
-    """The first and the last tag that the kernel takes."""
+    """The first and the last tag that the kernel takes make a VLAN."""
     trace = subhost.stanza(f"{subhost.name}0.{tag}")
     subhost.boot(f"CABLES= = =.{tag}")
     assert subhost.wait(f"[ -s {trace} ]")

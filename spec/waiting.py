@@ -2,8 +2,8 @@
 
 That time ran out proves nothing of an implementation: the machine may be slow, or busy with
 something else. A promise counts as broken only where the target shows that nobody works on it any
-longer: for most of the time that was given, and over several looks, no process that was started
-since the test began has run, ended or been started, and the kernel has taken down a namespace and
+longer: for most of the time that was given, and over several looks, the processes that were
+started since the test began are the same and sleep, and the kernel has taken down a namespace and
 a cable that were let go later. Otherwise there is no verdict: NoAnswer.
 """
 
@@ -40,7 +40,7 @@ at_work() {
         pid = $1; name = $0; sub(/^[0-9]+ /, "", name); sub(/\) [^)]*$/, ")", name); sub(/^.*\) /, "")
         order[NR] = pid; parent[pid] = $2; begun[pid] = $20
         kernel = int($7 / 2097152) % 2
-        seen[pid] = kernel ? "" : ($1 ~ /[RD]/ ? "busy " : "") $1 " " pid " " $20 " " $12 + $13 " " name
+        seen[pid] = kernel ? "" : ($1 ~ /[RD]/ ? "busy " : "") $1 " " pid " " $20 " " name
     } END { for (i = 1; i <= NR; i++) {
         pid = order[i]
         for (up = pid; up in parent && up != me; up = parent[up]);
@@ -58,25 +58,26 @@ kernel_done() {
 """
 
 _LOOP = r"""
-now; first=$now looks=0 seen= since=$now
+now; first=$now looks=0 busy=0 seen=none since=$now look=
 until {{ {condition}
 }} 2>/dev/null; do
     now
     if [ $((now - first)) -ge {eager} ]; then
         look=$(at_work {started})
         case $look in
-            *busy*) looks=0 since=$now ;;
-            "$seen") looks=$((looks + 1)) ;;
-            *) looks=0 since=$now ;;
+            *busy*)  # once is no more than a look around of something that waits itself
+                busy=$((busy + 1))
+                [ $busy -lt 2 ] || looks=0 since=$now ;;
+            "$seen") busy=0 looks=$((looks + 1)) ;;
+            *) busy=0 looks=0 since=$now seen=$look ;;
         esac
-        seen=$look
         if [ $looks -ge {looks} ] && [ $((now - since)) -ge {rest} ]; then
             kernel_done $((first + 2 * {limit})) || {{ echo "the kernel takes down namespaces"; exit 8; }}
             {{ {condition}
             }} 2>/dev/null && exit 0
             exit 9
         fi
-        [ $((now - first)) -lt {limit} ] || {{ echo "$seen"; exit 8; }}
+        [ $((now - first)) -lt {limit} ] || {{ echo "$look"; exit 8; }}
     fi
     sleep {pause:g}
 done"""

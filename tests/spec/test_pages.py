@@ -8,6 +8,7 @@ import pytest
 from markupsafe import Markup
 
 from spec import expectations, reference
+from spec.catalogue import Catalogue, problems
 from spec.clauses import FOLDER, PAGES, Clause, PageError, clauses, in_force, parse, plain
 
 PAGE = """\
@@ -260,3 +261,10 @@ def test_man_shows_the_pages(tmp_path: Path) -> None:
     )
     assert done.stderr == ""
     assert '.TH "OVERLAY\\-BOOT" "8"' in roff.read_text()
+
+
+def test_a_promise_is_a_sentence() -> None:
+    """It stands in reports alone, for people who have not read the test."""
+    found = Catalogue(promises={"t.py::a": "50M.", "t.py::b": "Its size is 50M by default."})
+    lines = [line for line in problems(found) if line.startswith("t.py")]
+    assert len(lines) == 1 and lines[0].startswith("t.py::a: its docstring stands in reports")
