@@ -1,8 +1,9 @@
 """overlay-boot(8): start, enter, list and stop subhosts.
 
 A subhost is a light container whose root is an overlay over the main host's own root. The way of
-one boot: cli -> config (text to one Subhost) -> boot (an ordered plan of steps) -> root, net and
-init (what the steps do) -> pid 1. Nothing below cli prints or exits; it raises OverlayBootError.
+one boot: cli -> config (text to one Subhost) -> boot (an ordered plan of steps) -> root and net (what
+the steps do) -> pid 1. Nothing below cli prints or exits; it raises OverlayBootError. docs/design.md
+tells who lives as long as whom, and what holds.
 
 Modules import only what a boot needs on its way: start-up time is part of the product.
 """

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import time
 
-from overlay_boot import PATH, OverlayBootError, cgroup, commands, explain
+from overlay_boot import PATH, ConfigError, OverlayBootError, cgroup, commands, explain
 from overlay_boot.linux import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
@@ -48,7 +48,7 @@ from overlay_boot.root import Root
 from overlay_boot.running import claim, hold
 from overlay_boot.steps import Step, roll_back, run
 from overlay_boot.tree import REAPER, Tree
-from overlay_boot.waiting import Aborted, Waiter
+from overlay_boot.waiting import Aborted, Interrupted, Waiter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ def boot(conf: ConfigFile, waiter: Waiter) -> Boot:
         run(booting.own_steps(), done)
         booting.finish()
     except BaseException as error:
-        booting.roll_back(done, error)
-        raise
+        raise booting.roll_back(done, error) from error
     return booting
 
 
@@ -205,18 +204,22 @@ class Boot:
             raise OverlayBootError(f"{self.subhost.name}: its keeper was killed during the boot")
         record.close()  # its lock is the keeper's alone now
 
-    def roll_back(self, done: list[Step], error: BaseException) -> None:
-        """Undo what was done. The error then tells what could not be, and where the builder
-        failed, why: what broke here followed from it."""
-        message = roll_back(done, error)
-        if self.failure and type(error) is OverlayBootError:
-            message = message.replace(explain(error), self.failure, 1)
+    def roll_back(self, done: list[Step], error: BaseException) -> BaseException:
+        """Undo what was done; the error to raise. It tells what could not be undone as well, and
+        where the builder failed, why: what broke here followed from it."""
+        problems = roll_back(done)
+        if self.failure and not isinstance(error, (Interrupted, ConfigError)):
+            error = OverlayBootError(self.failure)
+        elif isinstance(error, OSError):
+            error = OverlayBootError(explain(error))
+        message = "; ".join([explain(error), *problems])
         if isinstance(error, OverlayBootError):
             error.args = (message,)
         try:
             self.log.say(f"{self.subhost.name}: {message}")
         except (AttributeError, OverlayBootError):
             pass  # there is no log, or no room in it: the message is on its way to the user
+        return error
 
     def _tell(self, word: str, text: str = "") -> None:
         """Send overlay-boot one message; a pipe's packet holds 4096 bytes (pipe(7))."""
@@ -333,9 +336,9 @@ class Boot:
             self._tell("ok")
             status = 0
         except BaseException as error:  # noqa: BLE001
-            message = roll_back(done, error)
+            problems = roll_back(done)
             self.root.undo_files()
-            self._tell("failed", message)
+            self._tell("failed", "; ".join([explain(error), *problems]))
         finally:
             os._exit(status)
 

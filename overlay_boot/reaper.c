@@ -147,7 +147,7 @@ static int dummy_service(void)
 static int reap_or_dummy(char **argv)
 {
     pid_t child;
-    int tries = 100;
+    int tries = 50;
 
     prctl(PR_SET_NAME, "overlay-init");
     while ((child = waitpid(-1, NULL, WNOHANG)) > 0)

@@ -31,9 +31,9 @@ def run(steps: list[Step], done: list[Step]) -> None:
         done.append(step)
 
 
-def roll_back(done: list[Step], why: BaseException) -> str:
-    """Undo the steps, the last one first; why they are undone, and what could not be."""
-    problems = [explain(why)]
+def roll_back(done: list[Step]) -> list[str]:
+    """Undo the steps, the last one first; what could not be undone."""
+    problems = []
     while done:
         step = done.pop()
         try:
@@ -41,4 +41,4 @@ def roll_back(done: list[Step], why: BaseException) -> str:
                 step.undo()
         except (OSError, OverlayBootError) as error:
             problems.append(f"and cannot undo '{step.name}': {explain(error)}")
-    return "; ".join(problems)
+    return problems

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from spec.clauses import clause
-from spec.subhost import PID1, Subhost
+from spec.subhost import Subhost
+from spec.waiting import PID1
 
 
 def slow_init(subhost: Subhost) -> str:

@@ -296,3 +296,19 @@ def test_the_subhost_sets_up_its_end_of_a_vlan(subhost: Subhost) -> None:
         ip address add 192.0.2.1/30 dev {subhost.name}0.302"""
     )
     assert subhost.wait("ping -c 1 -W 1 192.0.2.2")
+
+
+@clause("files-netns")
+@pytest.mark.parametrize("how", ["stop", "its own"])
+def test_the_name_of_the_namespace_goes_with_the_subhost(subhost: Subhost, how: str) -> None:
+    """/run/netns/NAME is there while the subhost runs, and gone once it has been stopped or has
+    come to its own end."""
+    subhost.boot()
+    name = f"/run/netns/{subhost.name}"
+    assert subhost.host.file(name).exists
+    if how == "stop":
+        subhost.stop()
+    else:
+        assert subhost.runs("dummy_service")
+        subhost.run(f"overlay-go {subhost.name}", input="echo > /run/dummy_service\n")
+    assert subhost.wait(f"[ ! -e {name} ]")

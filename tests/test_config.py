@@ -273,3 +273,16 @@ def test_a_configuration_is_a_regular_file(base: Path) -> None:
 def test_many_mistakes_of_one_variable_are_not_all_told(base: Path) -> None:
     said = refused(base, "BASE=.\nCABLES=" + " x" * 1000).split("\n")
     assert len(said) == 11 and "and 990 more mistakes" in said[-1]
+
+
+def test_the_table_of_the_readme_is_that_of_the_variables() -> None:
+    """Each variable has a row, and each default is the one that counts."""
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    table: dict[str, str] = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if len(cells) == 3 and cells[0].startswith("`") and cells[0][1:2].isupper():
+            names, defaults = (cell.replace("`", "").split(", ") for cell in cells[:2])
+            table |= dict(zip(names, defaults, strict=True))
+    told = {"NAME": "the file's name without .conf", "LOG": "/tmp/overlay-NAME.log"}
+    assert table == {name: told.get(name, row.default) for name, row in VARIABLES.items()}

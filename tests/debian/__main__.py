@@ -20,8 +20,8 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-from vm.image import _apt_settings
-from vm.machine import MachineError
+from vm.errors import HostError
+from vm.mirrors import mirrors, settings
 from vm.processes import run
 from vm.recipe import SUITES, sources
 
@@ -50,11 +50,6 @@ exec chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/build LC_ALL
 USER = "setpriv --reuid=1000 --regid=1000 --clear-groups"
 
 
-def apt_options() -> list[str]:
-    """mmdebstrap's options for the settings of this machine's apt."""
-    return [f"--aptopt={setting}" for setting in _apt_settings()]
-
-
 class Check:
     """One run for one suite."""
 
@@ -66,7 +61,7 @@ class Check:
         self.version = str(project["version"])
 
     def inside(self, command: str, log: str) -> str:
-        """What a shell command prints that runs as root in the chroot. Raises MachineError."""
+        """What a shell command prints that runs as root in the chroot. Raises HostError."""
         words = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         words += ["sh", "-ec", OVERLAY, "sh", str(self.tree), str(self.work)]
         words += ["sh", "-ec", f"cd /build; {command}"]
@@ -79,8 +74,10 @@ class Check:
             with tempfile.TemporaryDirectory(dir=CACHE) as place:
                 fresh = Path(place) / "tree"
                 words = ["mmdebstrap", "--variant=buildd", f"--architectures=amd64,{OTHER}"]
-                words += [*apt_options(), f"--include=ca-certificates,{','.join(TOOLS)}"]
-                run("mmdebstrap", *words, self.suite, fresh, *sources(self.suite))
+                known = mirrors()
+                words += [f"--aptopt={settings(Path(place), known.logins)}"]
+                words += [f"--include=ca-certificates,{','.join(TOOLS)}"]
+                run("mmdebstrap", *words, self.suite, fresh, *sources(self.suite, known))
                 fresh.rename(self.tree)
         # Not in the overlay: the next run has it.
         words = ["chroot", str(self.tree), "sh", "-ec"]
@@ -125,7 +122,7 @@ class Check:
         tags = [line for line in shown.splitlines() if re.match("[EWIPXC]: ", line)]
         others = [tag for tag in tags if not re.search(rf": {ADDRESS}", tag)]
         if others:
-            raise MachineError("lintian: " + "\n".join(others))
+            raise HostError("lintian: " + "\n".join(others))
         overridden = len(re.findall("(?m)^O: ", shown))
         return f"silent, but for {len(tags)} on the maintainer's address; {overridden} overridden"
 
@@ -146,7 +143,7 @@ class Check:
             "crossed",
         )
         if "static-pie" not in found or "aarch64" not in found:
-            raise MachineError(f"cross: not a static-pie for {OTHER}: {found}")
+            raise HostError(f"cross: not a static-pie for {OTHER}: {found}")
         return found.strip()
 
     def piuparts(self) -> str:
@@ -201,7 +198,7 @@ def run_steps(steps: list[Callable[[], str]]) -> int:
         begin = time.monotonic()
         try:
             word, said = "ok", step()
-        except MachineError as error:
+        except HostError as error:
             word, said, failed = "FAILED", f"{error} (logs: build/deb-check)", failed + 1
         print(f"{word:7}{step.__name__:9}{time.monotonic() - begin:4.0f} s  {said}", flush=True)
         if failed and number < 2:
