@@ -108,4 +108,4 @@ def test_the_source_distribution_has_every_file(tmp_path: Path) -> None:
     (archive,) = (tmp_path / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         packed = {name.partition("/")[2] for name in tar.getnames()}
-    assert names - packed == {".gitignore"}
+    assert names - packed == set()

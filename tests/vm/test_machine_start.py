@@ -46,7 +46,7 @@ ifup br0
 SYSVINIT = ("sysvinit-core", "sysv-rc", "insserv", "startpar", "initscripts")
 REPLACE_SYSTEMD = """
 dpkg --remove --force-depends --force-remove-protected systemd-sysv libpam-systemd
-dpkg --install --force-depends /root/sysvinit/*.deb
+dpkg --install --force-depends --force-unsafe-io /root/sysvinit/*.deb
 echo 'vm:12345:respawn:/usr/local/sbin/vm-agent </dev/null >/dev/null 2>&1' >> /etc/inittab
 sync
 """
@@ -86,8 +86,8 @@ def with_sysvinit(own_run: Path) -> Iterator[QemuMachine]:
             file = archive.fetch(name, SUITE, say=cli.say)
             machine.copy_in(file, f"/root/sysvinit/{file.name}")
         start.install(machine, package())
-        machine.succeed(SUBHOSTS + REPLACE_SYSTEMD, timeout=LIMIT)
-        machine.reboot()
+        machine.succeed(SUBHOSTS + REPLACE_SYSTEMD, timeout=LIMIT * 4)
+        machine.reboot(timeout=LIMIT)
         assert machine.succeed("cat /proc/1/comm").out == "init"
         machine.snapshot("ready")
         yield machine
