@@ -84,7 +84,7 @@ deb: ## the Debian package, in dist/, of the files that git knows
 	ls dist/*.deb
 
 # In a chroot of sid; then at work in disposable machines.
-deb-check: vm-setup ## what lintian, blhc and piuparts say of it, and machine start and takeover
+deb-check: vm-setup ## lintian, blhc, piuparts, machine start, takeover
 	@mkdir -p build
 	$(SUDO) $(BIN)/python -m tests.debian
 	$(BIN)/python -m pytest tests/vm/test_machine_start.py tests/vm/test_takeover.py -m vm $(ARGS)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from vm import archive, cli, start
+from vm import archive, cli, software, start
 from vm.machine import Machine
 from vm.qemu import QemuMachine
 
@@ -71,7 +71,7 @@ def with_systemd(own_run: Path) -> Iterator[QemuMachine]:
     """A machine with the package and two subhosts."""
     with start.up(SUITE, say=cli.say) as machine:
         assert isinstance(machine, QemuMachine)
-        start.install(machine, package())
+        software.install(machine, package())
         machine.succeed(SUBHOSTS)
         machine.snapshot("ready")
         yield machine
@@ -85,7 +85,7 @@ def with_sysvinit(own_run: Path) -> Iterator[QemuMachine]:
         for name in SYSVINIT:
             file = archive.fetch(name, SUITE, say=cli.say)
             machine.copy_in(file, f"/root/sysvinit/{file.name}")
-        start.install(machine, package())
+        software.install(machine, package())
         machine.succeed(SUBHOSTS + REPLACE_SYSTEMD, timeout=LIMIT * 4)
         machine.reboot(timeout=LIMIT)
         assert machine.succeed("cat /proc/1/comm").out == "init"
