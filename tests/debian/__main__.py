@@ -147,9 +147,10 @@ class Check:
 
     def piuparts(self) -> str:
         """Installing, and purging without a trace, each package in a small chroot of its own."""
+        file = settings(self.build, mirrors().logins)
+        file.write_text(file.read_text().replace(str(self.build), "/build"))
         base = "mmdebstrap --variant=apt --mode=root --include=ca-certificates"
-        settings(self.build, mirrors().logins)
-        base += f" --aptopt=/build/apt.conf {self.suite} base.tar"
+        base += f" --aptopt=/build/{file.name} {self.suite} base.tar"
         self.inside(
             f"{base} /etc/apt/sources.list >base.log 2>&1 || {{ tail base.log; exit 1; }};"
             " piuparts -b base.tar --no-eatmydata --skip-logrotatefiles-test"

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,20 @@ def test_the_wheel_is_for_any_python_and_c_library(source: Path) -> None:
     machine = os.uname().machine
     tag = f"py3-none-manylinux_2_17_{machine}.musllinux_1_1_{machine}"
     assert wheel.name.endswith(f"-{tag}.whl")
+
+
+def test_the_source_distribution_has_every_file(tmp_path: Path) -> None:
+    """Its tests run from it: all that git knows is in it, but for what is only for git."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a clone, so what belongs to it is not known")
+    names = {name for name in listed.stdout.decode().split("\0") if (ROOT / name).is_file()}
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tmp_path / name)
+    done = setup(tmp_path, "--quiet", "sdist")
+    assert done.returncode == 0, done.stderr
+    (archive,) = (tmp_path / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        packed = {name.partition("/")[2] for name in tar.getnames()}
+    assert names - packed == set()

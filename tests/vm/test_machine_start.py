@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from vm import archive, cli, start
+from vm import archive, cli, software, start
 from vm.machine import Machine
 from vm.qemu import QemuMachine
 
@@ -46,7 +46,7 @@ ifup br0
 SYSVINIT = ("sysvinit-core", "sysv-rc", "insserv", "startpar", "initscripts")
 REPLACE_SYSTEMD = """
 dpkg --remove --force-depends --force-remove-protected systemd-sysv libpam-systemd
-dpkg --install --force-depends /root/sysvinit/*.deb
+dpkg --install --force-depends --force-unsafe-io /root/sysvinit/*.deb
 echo 'vm:12345:respawn:/usr/local/sbin/vm-agent </dev/null >/dev/null 2>&1' >> /etc/inittab
 sync
 """
@@ -71,7 +71,7 @@ def with_systemd(own_run: Path) -> Iterator[QemuMachine]:
     """A machine with the package and two subhosts."""
     with start.up(SUITE, say=cli.say) as machine:
         assert isinstance(machine, QemuMachine)
-        start.install(machine, package())
+        software.install(machine, package())
         machine.succeed(SUBHOSTS)
         machine.snapshot("ready")
         yield machine
@@ -85,9 +85,9 @@ def with_sysvinit(own_run: Path) -> Iterator[QemuMachine]:
         for name in SYSVINIT:
             file = archive.fetch(name, SUITE, say=cli.say)
             machine.copy_in(file, f"/root/sysvinit/{file.name}")
-        start.install(machine, package())
-        machine.succeed(SUBHOSTS + REPLACE_SYSTEMD, timeout=LIMIT)
-        machine.reboot()
+        software.install(machine, package())
+        machine.succeed(SUBHOSTS + REPLACE_SYSTEMD, timeout=LIMIT * 4)
+        machine.reboot(timeout=LIMIT)
         assert machine.succeed("cat /proc/1/comm").out == "init"
         machine.snapshot("ready")
         yield machine
