@@ -66,9 +66,18 @@ def _coverage(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from spec import files
+
     words = [sys.executable, "-m", "pytest", str(FOLDER), f"--target={options.target}"]
     words += ["-p", "no:cacheprovider"]  # its folder may be root's
-    words += [f"--page={options.page or page_of(options.deb or options.implementation)}"]
+    what = options.deb or options.implementation
+    words += [f"--page={options.page or page_of(what)}"]
+    if options.reports:
+        part = bool(options.keyword or options.rest or options.shard)
+        stem = files.stem(options.target, what, part=part)
+        options.results = files.folder(options.reports) / f"{stem}.json"
+        files.take_turn(options.results)
+        words += ["-p", "spec.reporter"]
     for name in ("implementation", "deb", "results", "expectations"):
         if value := getattr(options, name):
             words.append(f"--{name}={value.absolute()}")
@@ -77,7 +86,8 @@ def _run(options: argparse.Namespace) -> int:
     words += [f"--shard={options.shard}"] if options.shard else []
     words += ["--allow-preconditions"] if options.allow_preconditions else []
     words += ["-k", options.keyword] if options.keyword else []
-    words += ["-n", options.number] if options.number else []
+    number = files.workers(options.number, options.target)
+    words += ["-n", str(number)] if number > 1 else []
     sys.stdout.flush()
     path = f"{FOLDER.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
     os.execve(sys.executable, words + options.rest, {**os.environ, "PYTHONPATH": path})
@@ -187,7 +197,14 @@ def _add_run_options(add: argparse.ArgumentParser) -> None:
         "--all", action="store_true", help="also test what that page does not promise"
     )
     add.add_argument("--shard", metavar="I/N", help="only part I of N, of like durations")
-    add.add_argument("--results", metavar="FILE", type=Path, help="where to write results.json")
+    where = add.add_mutually_exclusive_group()
+    where.add_argument("--results", metavar="FILE", type=Path, help="where to write results.json")
+    where.add_argument(
+        "--reports",
+        metavar="DIR",
+        type=Path,
+        help="write results and all reports there, named after what is tested and where",
+    )
     _add_verdict_options(add)
     add.add_argument(
         "--patience",
@@ -197,7 +214,7 @@ def _add_run_options(add: argparse.ArgumentParser) -> None:
         help="wait so many times as long as the measured target needs (default 1)",
     )
     add.add_argument("-k", dest="keyword", metavar="WORDS", help="only tests that match")
-    add.add_argument("-n", dest="number", metavar="N", help="as many tests at once")
+    add.add_argument("-n", dest="number", metavar="N", help="as many tests at once, or auto")
     add.add_argument("rest", nargs="*", metavar="-- ARGUMENT", help="more arguments for pytest")
     add.set_defaults(call=_run)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -20,8 +22,13 @@ WORKERS = "one machine cannot be shared: -n 1, or no -n, with this target"
 
 
 def _implementation(config: pytest.Config) -> Path | None:
+    """What is to be tested; on this machine by default the clone's own commands."""
     given = config.getoption("--implementation")
-    return Path(given).absolute() if given else None
+    if given or config.getoption("--deb"):
+        return Path(given).absolute() if given else None
+    own = Path(sys.executable).parent / "overlay-boot"
+    here = config.getoption("--target") in ("here", "host")
+    return own.parent if here and not shutil.which("overlay-boot") and own.exists() else None
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -32,7 +39,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         from vm.processes import end_in_order
 
         end_in_order()
-    if hasattr(session.config, "workerinput"):
+    if hasattr(session.config, "workerinput") or session.config.option.collectonly:
         return
     kind = target.partition("://")[0]
     if kind not in ("here", "host", "ssh", "vm"):

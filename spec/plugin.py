@@ -11,6 +11,7 @@ Loaded by pyproject.toml's addopts (-p spec.plugin). Tests use from here:
 from __future__ import annotations
 
 import argparse
+import os
 import traceback
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -123,6 +124,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the books of this run; with xdist only the controller's are kept."""
+    os.umask(0o022)  # tests make files for other users, whoever runs them
     config.addinivalue_line("markers", "clause(*ids): the promises of the man pages it checks")
     about = config.stash.setdefault(_ABOUT, {})
     whole = config.stash.setdefault(_WHOLE, [])

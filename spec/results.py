@@ -26,6 +26,8 @@ SHOWN = {
     "unpromised": "–",
 }
 """The verdicts as reports show them, worst first, each with its sign."""
+NAMES = {"ours": "overlay-boot in Python", "debian": "Debian's overlay-boot"}
+"""The implementations as people call them."""
 VERDICTS = ("error", "fail", "precondition", "skip", "pass", "untested")
 """Worst first. error: the harness broke. precondition: this target cannot show the promise."""
 
@@ -248,7 +250,8 @@ def by_section(results: Results) -> dict[tuple[str, str], list[Judgement]]:
 def label(results: Results) -> str:
     """The implementation's name and version, for headings."""
     about = results["implementation"]
-    return " ".join(filter(None, (about.get("name", "unknown"), about.get("version", ""))))
+    name = about.get("name", "unknown")
+    return f"{NAMES.get(name, name)} {about.get('version', '')}".strip()
 
 
 def place(results: Results) -> str:

@@ -121,6 +121,7 @@ class Subhost:
 
     def boot(self, text: str = "", *, omit: tuple[str, ...] = ()) -> Result:
         """Boot it and wait until its init commands have come to /.reaper."""
+        __tracebackhide__ = True
         done = self.start(text, omit=omit)
         assert done.status == 0, done
         assert self.up(), f"it is not up: {done}\n{self.target.read(self.log)}"
@@ -128,6 +129,7 @@ class Subhost:
 
     def refused(self, text: str | None = None, *, omit: tuple[str, ...] = ()) -> Result:
         """Run overlay-boot and see that nothing comes of it, also of what it left to run."""
+        __tracebackhide__ = True
         done = self.start(text, omit=omit)
         assert self.settled(), f"it is still about to start: {done}"
         assert not self.pid1(), f"it runs: {done}"
@@ -197,11 +199,13 @@ class Subhost:
 
         Markers keep apart what an implementation's overlay-go says itself.
         """
+        __tracebackhide__ = True
         marked = f"echo; echo @@BEGIN; {{ {commands}\n}}; echo; echo @@END $?\nexit\n"
-        done = self.run(f"overlay-go {self.quoted}", timeout=timeout, input=marked)
+        self.note(f"# overlay-go {self.quoted} << 'EOF'\n{commands}\nEOF")
+        done = self.target.run(f"overlay-go {self.quoted}", timeout=timeout, input=marked)
         _, begin, rest = done.out.partition("@@BEGIN\n")
         said, end, _ = rest.partition("\n@@END ")
-        assert begin and end, f"overlay-go did not run the commands: {done}"
+        assert begin and end, f"overlay-go did not run the commands: {done}".replace(begin, "")
         return said
 
     def stanza(self, interface: str, more: str = "") -> str:
@@ -236,6 +240,7 @@ class Subhost:
 
     def stop(self, *options: str, timeout: float = 60) -> Result:
         """Run overlay-stop on the configuration file, and wait until its pid 1 is gone."""
+        __tracebackhide__ = True
         pid = self.pid1()
         done = self.run(f"overlay-stop {shlex.join([*options, self.conf])}", timeout=timeout)
         assert self.ended(pid), f"pid 1 still runs: {done}"

@@ -30,7 +30,7 @@ class NoAnswer(TargetError):
     """Something took longer than it was given, and nothing shows whose fault that is."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What a command did on the target."""
 
@@ -41,6 +41,8 @@ class Result:
 
     def __str__(self) -> str:
         return f"$ {self.command}\n{self.out}{self.err}(status {self.status})"
+
+    __repr__ = __str__  # what pytest shows of it where an assertion fails
 
 
 Idle = Callable[[], object]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from spec.clauses import clause
-from spec.subhost import PID1, TINY, Subhost
+from spec.subhost import TINY, Subhost
+from spec.waiting import PID1
 
 SCRIPT = """#!/bin/sh
 echo "$(basename $0) $1" >> /told

@@ -1,8 +1,6 @@
 """The verdict on a run, and its reports, on results made here."""
 
 import re
-import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -254,61 +252,6 @@ def test_conformance_has_a_row_for_each_clause() -> None:
     row = next(line for line in text.splitlines() if line.startswith("| `stop` |"))
     assert row.endswith("| ✓ | ✗ fail |")
     assert "- `stop` B, fail: a\\|b \\<c>" in text
-
-
-class Balance(HTMLParser):
-    """Notes ids, links, and tags that are not closed in order."""
-
-    VOID = ("meta", "br", "col", "img", "hr")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.sources: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in self.VOID:
-            self.open.append(tag)
-        for key, value in attrs:
-            if key == "id":
-                self.ids.append(value or "")
-            elif key == "href":
-                self.links.append(value or "")
-            elif key == "src":
-                self.sources.append(value or "")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, (tag, self.getpos())
-
-
-def test_html_is_one_sound_file_with_each_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not shutil.which("asciidoctor"):
-        pytest.skip("asciidoctor is not installed")
-    files = [tmp_path / "a.json", tmp_path / "b.json"]
-    results.save(results_of(*everything()), files[0])
-    failed = outcome("fail", "stop", "stop-netns", reason="<b>left</b>")
-    left = outcome("fail", reason="left over: x0")
-    results.save(results_of(failed, left, page="1.6"), files[1])
-    page = tmp_path / "r.html"
-    monkeypatch.setattr("sys.argv", ["spec", "report", *map(str, files), "--html", str(page)])
-    assert main() == 0
-    text = page.read_text()
-    found = Balance()
-    found.feed(text)
-    assert found.open == [] and found.sources == []
-    assert sorted(set(found.ids)) == sorted(found.ids)
-    assert set(clauses()) <= set(found.ids)
-    assert [link for link in found.links if link[0] != "#" or link[1:] not in found.ids] == []
-    assert '<details class="clause fail" id="stop">' in text
-    assert '<details class="clause pass" id="boot-race">' in text
-    assert "&lt;b&gt;left&lt;/b&gt;" in text and "<b>left</b>" not in text
-    assert '<p class="reason">left over: x0</p>' in text
-    assert text.count("<script>") == 1
-    assert 'Its evidence is with <a href="#stop">stop</a>.' in text
 
 
 def test_a_missing_file_is_one_line(
