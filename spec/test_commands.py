@@ -147,7 +147,7 @@ def test_stop_takes_namespace_and_cables_away(subhost: Subhost) -> None:
 @clause("stop-forced")
 def test_stop_ends_what_does_not_want_to(subhost: Subhost) -> None:
     """A pid 1 and a process that ignore all that can be ignored."""
-    subhost.put("root/deaf", "#!/bin/sh\ntrap '' HUP INT TERM\nwhile :; do sleep 0.05; done\n")
+    subhost.put("root/deaf", "#!/bin/sh\ntrap '' HUP INT TERM\nsleep 4321\n")
     subhost.put("init", "#!/bin/sh\necho \"trap '' HUP INT TERM\"; echo '/deaf & exec /.reaper'\n")
     subhost.boot(f"INIT= {subhost.folder}/init")
     assert subhost.wait("pgrep -f '[/]deaf'")

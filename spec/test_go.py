@@ -201,7 +201,7 @@ def test_killed_on_pipes_it_leaves_nothing(subhost: Subhost) -> None:
         f"overlay-go {subhost.name} sh -c 'trap \"\" HUP; sleep 4323 | sleep 4323; :' "
         "> /dev/null 2>&1 < /dev/null &"
     )
-    assert subhost.wait("pgrep -f 'sleep 432[3]'")
+    assert subhost.wait("pgrep -f '^sleep 432[3]'")
     subhost.run(f"pkill -KILL -f '^[^ ]*python3? [^ ]*overlay-go {subhost.name} '")
     assert subhost.wait("! pgrep -f 'sleep 432[3]'", 10)
 
