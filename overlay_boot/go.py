@@ -79,15 +79,18 @@ def _attend(inside: Inside, terminal: Terminal | None, signals: int) -> None:
         if inside.reports in ready:
             if inside.report() == "ended":
                 return
-            if terminal:
-                terminal.restore()
-            _stop_like_the_command(signals)
+            _stop_like_the_command(terminal)
             inside.send(signal.SIGCONT)
 
 
-def _stop_like_the_command(signals: int) -> None:
-    """Stop this job, as its shell expects when the command stopped; returns when it goes on. Where
-    no shell is there to let it go on the kernel does not stop it."""
+def _stop_like_the_command(terminal: Terminal | None) -> None:
+    """Stop as the command did; returns when this goes on. At a terminal in raw mode it was Ctrl-Z,
+    which is for the whole job, and which the kernel passes over where no shell could let that go
+    on. Otherwise only this process stops, whatever it works for."""
+    if not terminal or not terminal.raw:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return
+    terminal.restore()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
     os.killpg(0, signal.SIGTSTP)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})

@@ -132,7 +132,8 @@ class Stop:
         gets nothing of the caller's, least of all the terminal."""
         out = self.log.fd if self.log else self.null
         try:
-            return Inside(self.record, role, command, (self.null, out, out))
+            fds = (self.null, out, out)
+            return Inside(self.record, role, command, fds, name="overlay-stop")
         except (OSError, OverlayBootError) as error:
             self._say(f"no process can be started inside: {explain(error)}")
             return None

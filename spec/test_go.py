@@ -410,3 +410,31 @@ def test_a_terminal_that_nobody_reads(subhost: Subhost) -> None:
         )
         assert result["status"] in (0, 143), result["status"]
         assert not subhost.target.run(f"pgrep -f '[o]verlay-go {subhost.name} '").out
+
+
+@clause("go-stop")
+def test_a_command_that_stops_itself_stops_nobody_else(subhost: Subhost) -> None:
+    """Without a terminal, the script that has overlay-go started goes on, as with a local command."""
+    subhost.boot()
+    done = subhost.run(
+        f"""overlay-go {subhost.name} sh -c 'kill -STOP $$; exit 9' < /dev/null > out 2>&1 &
+        pid=$!; until grep -q '^State:.T' /proc/$pid/status; do sleep 0.1; done
+        echo goes on; kill -CONT $pid; wait $pid; echo $?""",
+        timeout=20,
+    )
+    assert done.out == "goes on\n9\n", done
+
+
+@clause("go-killed")
+def test_killed_while_the_command_keeps_stopping(subhost: Subhost) -> None:
+    """A command that ignores signals and stops itself again and again ends all the same."""
+    subhost.put("root/stops", "#!/bin/sh\ntrap '' HUP TERM INT; while :; do kill -STOP $$; done\n")
+    subhost.boot()
+    drive(
+        subhost,
+        f"exec overlay-go {subhost.name} /stops",
+        ["wait", 1],
+        ["kill", "SIGKILL", f"^[^ ]*python3? [^ ]*overlay-go {subhost.name} "],
+        ["end", 5],
+    )
+    assert subhost.wait("! pgrep -f '[/]stops'", 15)
