@@ -388,7 +388,7 @@ def test_the_callers_terminal_is_closed(subhost: Subhost, told: str) -> None:
     subhost.boot()
     ignore = "trap '' HUP; " if told == "not told" else ""
     command = f"{ignore}exec overlay-go {subhost.name} sh -c 'echo ready; sleep 4324; :'"
-    drive(subhost, command, ["see", "ready", 20], ["hang up"], ["end", 10])
+    fulfilled(drive(subhost, command, ["see", "ready", 20], ["hang up"], ["end", 10]))
     assert subhost.wait("! pgrep -f 'sleep 432[4]'", 10)
     assert subhost.wait(f"! pgrep -f '[o]verlay-go {subhost.name} '", 10)
 
