@@ -1,35 +1,108 @@
-"""Builds the reaper, the one compiled piece: a small static C program (see overlay_boot/reaper.c)."""
+"""Builds the one compiled piece, the static program of overlay_boot/reaper.c, and tags the wheel.
 
-import shutil
+CC, CPPFLAGS, CFLAGS and LDFLAGS are honoured. The program is a static one at a random address
+(static-pie), of musl where Debian's musl-dev is installed for CC's architecture: that is a
+fortieth of the size of one with glibc.
+"""
+
+import os
+import shlex
 import subprocess
+import sysconfig
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Command, setup
 from setuptools.command.build_py import build_py
 from setuptools.dist import Distribution
 
-FLAGS = "-std=c11 -Os -Wall -Wextra -static -s -Wl,-z,noseparate-code,--build-id=none"
+SOURCE = "overlay_boot/reaper.c"
+
+
+def flags(variable: str, default: str = "") -> list[str]:
+    """The words of an environment variable, as a shell takes them apart."""
+    return shlex.split(os.environ.get(variable, default))
+
+
+def say_and_run(*command: str) -> None:
+    """Run a command that is shown first, as one line that blhc(1) can read."""
+    print(shlex.join(command), flush=True)
+    subprocess.run(command, check=True)
+
+
+def output(*command: str) -> str:
+    """What a command prints, or nothing where it does not know the question."""
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def musl(compiler: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """What to compile with, and to link with before and after the object, for a static-pie.
+
+    Debian's musl-gcc cannot link one before musl 1.2.5, and builds for no other architecture, so
+    the pieces that it would choose are named here.
+    """
+    architecture = output(*compiler, "-print-multiarch").replace("-gnu", "-musl")
+    library = f"/usr/lib/{architecture}"
+    if not (architecture and Path(library, "rcrt1.o").exists()):
+        return [], ["-static-pie"], []
+    own = output(*compiler, "-print-file-name=include")  # stddef.h and the like
+    headers = ["-nostdinc", "-isystem", f"/usr/include/{architecture}", "-isystem", own]
+    before = ["-nostdlib", "-pie", "-Wl,-static,--no-dynamic-linker,-z,text"]
+    before += [f"{library}/rcrt1.o", f"{library}/crti.o"]
+    return headers, before, [f"-L{library}", "-lc", "-lgcc", f"{library}/crtn.o"]
+
+
+def build_reaper(folder: Path) -> None:
+    """Compile the program into a folder; one that runs there is replaced, not written to."""
+    compiler = flags("CC", "cc")
+    headers, before, after = musl(compiler)
+    compile_flags = ["-std=c11", "-Wall", "-Wextra", "-fPIE", *flags("CFLAGS", "-Os")]
+    link_flags = ["-Wl,-z,noseparate-code", *flags("LDFLAGS", "-s -Wl,--build-id=none")]
+    built, new = str(folder / "reaper.o"), str(folder / "reaper.new")
+    say_and_run(*compiler, *flags("CPPFLAGS"), *headers, *compile_flags, "-c", SOURCE, "-o", built)
+    say_and_run(*compiler, *compile_flags, *before, built, *after, *link_flags, "-o", new)
+    os.remove(built)
+    os.rename(new, folder / "reaper")
 
 
 class BuildReaper(build_py):
-    """build_py that also compiles the reaper next to the Python files it belongs to."""
+    """build_py that also compiles the program next to the Python files it belongs to."""
 
     def run(self) -> None:
         super().run()
-        compiler = shutil.which("musl-gcc") or "cc"
-        root = Path("." if self.editable_mode else self.build_lib) / "overlay_boot"
-        fresh = root / "reaper.new"
-        subprocess.run(
-            [compiler, *FLAGS.split(), "-o", str(fresh), "overlay_boot/reaper.c"], check=True
-        )
-        fresh.rename(root / "reaper")
+        build_reaper(Path("." if self.editable_mode else self.build_lib) / "overlay_boot")
+
+
+def wheel_commands() -> dict[str, type[Command]]:
+    """bdist_wheel with a tag for any Python 3 and any C library, on one architecture; nothing
+    where wheels cannot be built."""
+    try:
+        from setuptools.command.bdist_wheel import bdist_wheel
+    except ImportError:  # before setuptools 70.1
+        try:
+            from wheel.bdist_wheel import bdist_wheel
+        except ImportError:
+            return {}
+
+    class StaticWheel(bdist_wheel):
+        def get_tag(self) -> tuple[str, str, str]:
+            platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+            if platform.startswith("linux_"):
+                machine = platform.removeprefix("linux_")
+                platform = f"manylinux_2_17_{machine}.musllinux_1_1_{machine}"
+            return "py3", "none", platform
+
+    return {"bdist_wheel": StaticWheel}
 
 
 class PlatformDistribution(Distribution):
-    """The wheel holds machine code, so it is not for every platform."""
+    """What is built holds machine code, so it is not for every platform."""
 
     def has_ext_modules(self) -> bool:
         return True
 
 
-setup(cmdclass={"build_py": BuildReaper}, distclass=PlatformDistribution)
+setup(
+    cmdclass={"build_py": BuildReaper, **wheel_commands()},
+    distclass=PlatformDistribution,
+)

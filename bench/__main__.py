@@ -24,7 +24,7 @@ from typing import Any
 from bench.peers import left_out, peers
 from bench.subhosts import Subhost, Unavailable, now, run
 from vm.archive import fetch
-from vm.machine import MachineError
+from vm.errors import VmError
 
 OURS = Path(sys.executable).parent
 CABLES = {"": "", ", one cable": "="}
@@ -165,7 +165,7 @@ def benchmark(rounds: int, count: int, folder: Path, stack: ExitStack) -> dict[s
         version, commands = debian(folder)
         reference = f"Debian's {version}"
         subhosts = {reference: subhost(commands, "d")} | subhosts
-    except (MachineError, Unavailable) as why:
+    except (VmError, Unavailable) as why:
         left_out("Debian's version", why)
     samples = measure(subhosts, rounds, folder)
     crowd = many(lambda name: subhost(OURS, name), count)

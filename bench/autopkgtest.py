@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from vm import image
-from vm.machine import CommandFailed, MachineError
+from vm.errors import CommandFailed, HostError, MachineError
 from vm.processes import Say
 from vm.qemu import QemuMachine
 from vm.shape import PROGRAM, Shape
@@ -108,9 +108,9 @@ class Testbed:
 
 @contextmanager
 def testbed(suite: str, accelerator: str, say: Say) -> Iterator[tuple[Testbed, Shape]]:
-    """A server on the suite's image, with the two units. Raises MachineError."""
+    """A server on the suite's image, with the two units. Raises VmError."""
     if not shutil.which("autopkgtest-virt-qemu"):
-        raise MachineError("autopkgtest-virt-qemu is missing: apt-get install autopkgtest")
+        raise HostError("autopkgtest-virt-qemu is missing: apt-get install autopkgtest")
     source = image.build(suite, "generic", say=say)
     shape = Shape(str(source.kernel), str(source.initrd), accelerator)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:

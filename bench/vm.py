@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import vm
-from vm import cli, image, start
+from vm import booted, cli, image, start
 from vm.qemu import QemuMachine
 from vm.shape import Shape
 
@@ -75,7 +75,7 @@ def channels(source: image.Image, shape: Shape, runs: int) -> None:
     """The command channel beside qemu-guest-agent, in one machine."""
     wide = WithGuestAgent(shape.kernel, shape.initrd, shape.accelerator, cpus=shape.cpus)
     with QemuMachine.boot(source, wide, "bench") as machine:
-        machine.succeed(start.WARM[0], timeout=180)
+        machine.succeed(booted.WARM[0], timeout=180)
         machine.wait_until("systemctl is-active qemu-guest-agent", timeout=60)
         guest_agent = GuestAgent(machine.folder / "ga")
         ways: dict[str, Callable[[str], object]] = {
@@ -201,7 +201,7 @@ def main() -> None:
         build = lambda: image.build(options.suite, say=cli.say, fresh=True)
         show("image built", [timed(build)])
     source = image.build(options.suite, say=cli.say)
-    kind = start.accelerator(source, say=cli.say)
+    kind = booted.accelerator(source, say=cli.say)
     print(f"{options.suite}, {kind}, {os.cpu_count()} processors, median (least-most)")
     boots: dict[str, list[float]] = {"small": [], "systemd": []}
     for _ in range(max(options.runs // 3, 1)):

@@ -377,9 +377,9 @@ class Boot:
             self._as_pid1(go_read, result)
         os.close(result)
         try:
+            self.record.set_pid(pid)  # first: whoever clears up knows the name below by it
             self._forget_netns()
             os.symlink(f"/proc/{pid}/ns/net", self.record.netns)
-            self.record.set_pid(pid)
             try:
                 os.write(go, GO)
             except BrokenPipeError:

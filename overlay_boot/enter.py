@@ -28,11 +28,12 @@ class Inside:
         self,
         record: Record,
         role: str,
-        command: Sequence[str] = (),
-        fds: Sequence[int] = (0, 1, 2),
+        command: Sequence[str],
+        fds: Sequence[int],
         environment: dict[str, str] | None = None,
         cgroup: str = "",
         terminal: int = -1,
+        name: str = "overlay-go",
     ) -> None:
         process = record.open_process()
         if process is None:
@@ -44,7 +45,7 @@ class Inside:
             more[6] = os.open(f"{cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
         if terminal >= 0:  # the caller's, to be put right should the caller be killed
             more[7] = os.dup(terminal)
-        words = ["overlay-go", role, *command]
+        words = [name, role, *command]
         self.pid = 0
         try:
             self.pid = commands.spawn(words, environment or {"PATH": PATH}, fds, more, REAPER)

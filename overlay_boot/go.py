@@ -7,6 +7,7 @@ in it and nothing in the subhost holds the caller's terminal; what is not goes i
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -45,9 +46,11 @@ def go(record: Record, command: list[str]) -> int:
         terminal.start()
     try:
         _attend(inside, terminal, signals)
+        if terminal:
+            terminal.finish(signals)
     finally:
         if terminal:
-            terminal.finish()
+            terminal.restore()
     return inside.status()
 
 
@@ -76,15 +79,18 @@ def _attend(inside: Inside, terminal: Terminal | None, signals: int) -> None:
         if inside.reports in ready:
             if inside.report() == "ended":
                 return
-            if terminal:
-                terminal.restore()
-            _stop_like_the_command(signals)
+            _stop_like_the_command(terminal)
             inside.send(signal.SIGCONT)
 
 
-def _stop_like_the_command(signals: int) -> None:
-    """Stop this job, as its shell expects when the command stopped; returns when it goes on. Where
-    no shell is there to let it go on the kernel does not stop it."""
+def _stop_like_the_command(terminal: Terminal | None) -> None:
+    """Stop as the command did; returns when this goes on. At a terminal in raw mode it was Ctrl-Z,
+    which is for the whole job, and which the kernel passes over where no shell could let that go
+    on. Otherwise only this process stops, whatever it works for."""
+    if not terminal or not terminal.raw:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return
+    terminal.restore()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
     os.killpg(0, signal.SIGTSTP)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
@@ -103,7 +109,6 @@ class Terminal:
         # of a pipeline that reads them, such as less, they are not.
         self.takes_keys = 0 in outer or 1 in outer
         self.raw = False
-        self.hung_up = False
         self.typed = b""
         self.printed = b""
         settings = termios.tcgetattr(self.outer)
@@ -118,23 +123,22 @@ class Terminal:
 
     def resize(self) -> None:
         """Give the pseudo-terminal the size of the caller's terminal."""
-        termios.tcsetwinsize(self.master, termios.tcgetwinsize(self.outer))
+        with contextlib.suppress(OSError, termios.error):  # either may be gone by now
+            termios.tcsetwinsize(self.master, termios.tcgetwinsize(self.outer))
 
     def register(self, poll: select.poll) -> bool:
         """Enter what there is to wait for; True where it is to be looked again soon, since this
         job is in the background and neither changes the terminal nor reads from it."""
+        if self.master < 0:
+            return False
         background = not self._in_foreground()
-        if not background and self.takes_keys and not self.raw and not self.hung_up:
+        if not background and self.takes_keys and not self.raw:
             tty.setraw(self.outer, termios.TCSADRAIN)  # what was typed ahead stays
             self.raw = True
         outer = select.POLLIN if self.raw and len(self.typed) < FULL else 0
-        outer |= select.POLLOUT if self.printed else 0
-        if outer and not self.hung_up:
-            poll.register(self.outer, outer)
+        poll.register(self.outer, outer | (select.POLLOUT if self.printed else 0))
         master = select.POLLIN if len(self.printed) < FULL else 0
-        master |= select.POLLOUT if self.typed else 0
-        if master and self.master >= 0:
-            poll.register(self.master, master)
+        poll.register(self.master, master | (select.POLLOUT if self.typed else 0))
         return background and self.takes_keys
 
     def _in_foreground(self) -> bool:
@@ -146,40 +150,47 @@ class Terminal:
     def relay(self, ready: dict[int, int]) -> None:
         """Read and write what is ready."""
         events = ready.get(self.outer, 0)
-        if events & (select.POLLIN | select.POLLHUP):
-            data = _read(self.outer)
-            self.typed += data
-            self.hung_up = not data
+        if events & select.POLLIN:
+            self.typed += _read(self.outer)
         if self.printed and events & select.POLLOUT:
             self.printed = self.printed[_write(self.outer, self.printed) :]
+        if events & (select.POLLHUP | select.POLLERR):
+            # The caller's terminal is gone, and so is the command's, for whoever reads, writes or
+            # is the head of a session there: as it would be for a local program.
+            self._let_go()
+            return
         events = ready.get(self.master, 0)
-        if events & (select.POLLIN | select.POLLHUP):
-            data = _read(self.master)
-            self.printed += data
-            if not data and events & select.POLLHUP:  # no process holds the other side
-                os.close(self.master)
-                self.master = -1
-                return
+        if events & select.POLLIN:
+            self.printed += _read(self.master)
+        elif events & select.POLLHUP:  # no process holds the other side, and all of it was read
+            self._let_go()
+            return
         if self.typed and events & select.POLLOUT:
             self.typed = self.typed[_write(self.master, self.typed) :]
 
+    def _let_go(self) -> None:
+        os.close(self.master)
+        self.master = -1
+
     def restore(self) -> None:
         """Put the caller's terminal right."""
-        if self.raw and not self.hung_up:
-            termios.tcsetattr(self.outer, termios.TCSADRAIN, self.before)
+        if self.raw:
+            with contextlib.suppress(termios.error):  # it is gone
+                termios.tcsetattr(self.outer, termios.TCSADRAIN, self.before)
         self.raw = False
 
-    def finish(self) -> None:
-        """Print what is left, and put the caller's terminal right."""
+    def finish(self, signals: int) -> None:
+        """Print what is left, unless the terminal is gone or a signal tells to end."""
         while self.master >= 0 and (data := _read(self.master)):
             self.printed += data
-        os.set_blocking(self.outer, True)
-        while self.printed and not self.hung_up:
-            written = _write(self.outer, self.printed)
-            self.printed = self.printed[written:]
-            if not written:
-                break
-        self.restore()
+        while self.printed:
+            poll = select.poll()
+            poll.register(signals, select.POLLIN)
+            poll.register(self.outer, select.POLLOUT)
+            ready = dict(poll.poll())
+            if signals in ready or ready[self.outer] & (select.POLLHUP | select.POLLERR):
+                return
+            self.printed = self.printed[_write(self.outer, self.printed) :]
 
 
 def _own_description(fd: int) -> int:
@@ -211,6 +222,7 @@ def _open_pty(record: Record) -> tuple[int, int]:
 
 
 def _read(fd: int) -> bytes:
+    """What a descriptor has by now; nothing at its end as well."""
     try:
         return os.read(fd, FULL)
     except OSError:  # EAGAIN, or EIO: no process holds the other side any more
@@ -218,9 +230,8 @@ def _read(fd: int) -> bytes:
 
 
 def _write(fd: int, data: bytes) -> int:
+    """How much of the data could be written."""
     try:
         return os.write(fd, data[:4096])
-    except BlockingIOError:
+    except OSError:  # EAGAIN, or EIO, which the next poll tells
         return 0
-    except OSError:
-        return len(data)  # EIO: nobody will read it

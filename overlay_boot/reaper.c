@@ -45,9 +45,15 @@ static void say(int fd, const char *first, const char *second, const char *third
     (void)!write(fd, line, strlen(line));
 }
 
+static const char *self; /* the command that this works for, as its messages begin */
+
 static int complain(const char *what)
 {
-    say(2, what, ": ", strerror(errno));
+    const char *why = strerror(errno);
+
+    (void)!write(2, self, strlen(self));
+    (void)!write(2, ": ", 2);
+    say(2, what, ": ", why);
     return 1;
 }
 
@@ -132,10 +138,10 @@ static int dummy_service(void)
     prctl(PR_SET_NAME, "dummy_service");
     mkdir("/run", 0755);
     if (mkfifo(DUMMY_PIPE, 0600) && errno != EEXIST)
-        return complain("dummy_service: cannot make " DUMMY_PIPE);
+        return complain("cannot make " DUMMY_PIPE);
     pipe = open(DUMMY_PIPE, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     if (pipe < 0)
-        return complain("dummy_service: cannot open " DUMMY_PIPE);
+        return complain("cannot open " DUMMY_PIPE);
     while (read(pipe, &byte, 1) < 0 && errno == EINTR)
         ;
     unlink(DUMMY_PIPE);
@@ -156,10 +162,10 @@ static int reap_or_dummy(char **argv)
         while ((child = fork()) < 0 && tries--)
             sleep_ms(100);
         if (child < 0)
-            return complain("overlay-boot: cannot start dummy_service, so the subhost ends");
+            return complain("cannot start dummy_service, so the subhost ends");
         if (child == 0) {
             memset(argv[0], 0, strlen(argv[0]) + 1 + strlen(argv[1]));
-            strcpy(argv[0], "dummy_service"); /* what ps shows; the two words are longer */
+            self = strcpy(argv[0], "dummy_service"); /* what ps shows; the two words are longer */
             return dummy_service();
         }
     }
@@ -310,7 +316,8 @@ static int execute(char **command)
         command = shell;
     execvp(*command, command);
     each = errno == ENOENT ? 127 : 126;
-    say(2, "overlay-go: ", *command, each == 127 ? ": not found in the subhost" : ": cannot be executed");
+    (void)!write(2, self, strlen(self));
+    say(2, ": ", *command, each == 127 ? ": not found in the subhost" : ": cannot be executed");
     return each;
 }
 
@@ -330,7 +337,7 @@ static int lead(char **command, int terminal)
     int status = 0, stopped = 0, got;
     pid_t child, found;
 
-    prctl(PR_SET_PDEATHSIG, SIGHUP);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     prctl(PR_SET_NAME, "overlay-go");
     ioctl(terminal, TIOCSCTTY, 0);
     sigfillset(&all);
@@ -338,7 +345,7 @@ static int lead(char **command, int terminal)
     sigprocmask(SIG_SETMASK, &all, NULL);
     child = fork();
     if (child < 0)
-        return complain("overlay-go: cannot start a process in the subhost"), CANNOT;
+        return complain("cannot start a process in the subhost"), CANNOT;
     if (child == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         setpgid(0, 0);
@@ -375,7 +382,7 @@ static int inside(const char *how, char **command, int terminal)
         return 0;
     }
     setsid();
-    if (terminal >= 0)
+    if (terminal >= 0 && !strcmp(how, "--enter"))
         return lead(command, terminal);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     sigemptyset(&none);
@@ -383,6 +390,16 @@ static int inside(const char *how, char **command, int terminal)
     while (!strcmp(how, "--hold"))
         pause(); /* all that it is for is to be there (stop-services) */
     return execute(command);
+}
+
+#define GRACE 2000 /* milliseconds after SIGHUP */
+
+static long now(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000 + time.tv_nsec / 1000000;
 }
 
 static void wake(int number)
@@ -397,10 +414,11 @@ static void wake(int number)
 static int enter(const char *how, char **command)
 {
     static const int kinds = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID;
-    const struct timespec grace = {2, 0};
     struct pollfd control = {.fd = 4, .events = POLLIN};
     sigset_t child_only, none;
     int status = 0, terminal = 2, ending = 0;
+    long deadline = 0, left;
+    struct timespec pause;
     struct termios before;
     int restore = !tcgetattr(7, &before);
     pid_t leader, group, found;
@@ -409,7 +427,7 @@ static int enter(const char *how, char **command)
     (void)!write(6, "0", 1);
     close(6);
     if (setns(3, kinds))
-        return complain("overlay-go: cannot enter the subhost"), CANNOT;
+        return complain("cannot enter the subhost"), CANNOT;
     (void)!chdir("/");
     close(3);
     while (terminal >= 0 && !isatty(terminal))
@@ -419,14 +437,16 @@ static int enter(const char *how, char **command)
     sigaddset(&child_only, SIGCHLD);
     sigprocmask(SIG_BLOCK, &child_only, NULL);
     signal(SIGCHLD, wake);
+    signal(SIGPIPE, SIG_IGN); /* of a caller who was killed */
     leader = fork();
     if (leader < 0)
-        return complain("overlay-go: cannot start a process in the subhost"), CANNOT;
+        return complain("cannot start a process in the subhost"), CANNOT;
     if (leader == 0) {
         close(4);
         close(5);
         close(7);
         signal(SIGCHLD, SIG_DFL);
+        signal(SIGPIPE, SIG_DFL);
         return inside(how, command, terminal);
     }
     group = terminal < 0 ? -leader : leader; /* who hands it on to the group of the command */
@@ -437,9 +457,15 @@ static int enter(const char *how, char **command)
         if (found == leader)
             (void)!write(5, "s", 1);
         control.revents = 0;
-        if (ppoll(&control, ending ? 0 : 1, ending ? &grace : NULL, &none) == 0) {
+        left = deadline - now();
+        left = left > 0 ? left : 0;
+        pause = (struct timespec){left / 1000, left % 1000 * 1000000};
+        ppoll(&control, ending ? 0 : 1, ending ? &pause : NULL, &none);
+        /* However often the leader is stopped and continued meanwhile. */
+        if (ending && now() >= deadline) {
             kill(ending == 1 ? group : leader, ending == 1 && terminal >= 0 ? SIGALRM : SIGKILL);
             ending = 2;
+            deadline = now() + GRACE;
         }
         if (!control.revents)
             continue;
@@ -448,6 +474,7 @@ static int enter(const char *how, char **command)
             kill(terminal < 0 ? meant(signals[each], leader) : leader, signals[each]);
         if (length == 0) {
             ending = 1;
+            deadline = now() + GRACE;
             if (restore)
                 tcsetattr(7, TCSANOW, &before);
             kill(group, SIGHUP);
@@ -598,6 +625,7 @@ int main(int argc, char **argv)
 {
     const char *role = argc > 1 ? argv[1] : "";
 
+    self = argc > 0 ? argv[0] : "";
     if (!strcmp(role, "--keep") && argc >= 7)
         return keep(argv + 2);
     if (!strcmp(role, "--run") && argc == 3)

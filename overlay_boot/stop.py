@@ -23,6 +23,10 @@ from overlay_boot.records import (
 )
 from overlay_boot.waiting import Deadline, Waiter
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 SERVICE = 90.0  # seconds for each service's stop script, unless told otherwise
 GRACE = 10.0  # seconds after SIGTERM
 STARTING = 7.0  # seconds for the end of a start script that is under way
@@ -40,6 +44,7 @@ class Stop:
         self.waiter = Waiter()
         self.problems: list[str] = []
         self.warnings: list[str] = []
+        self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             self.log: Log | None = Log(record.log)
         except OverlayBootError as error:
@@ -50,12 +55,13 @@ class Stop:
         """Stop it; returns when its processes, mounts, cables, name and record are gone."""
         process = self.record.open_process()
         if process is not None:
-            services = self._end_start()
-            if services:
-                self._stop_services(process, services)
-            if not self._ended(process, 0):
-                self._terminate(process)
-            kill_process(process, SIGKILL)
+            try:
+                if services := self._end_start():
+                    self._stop_services(process, services)
+                if not self._ended(process, 0):
+                    self._terminate(process)
+            finally:  # whatever went wrong with asking
+                kill_process(process, SIGKILL)
             if not self._ended(process, SETTLE):
                 raise OverlayBootError(
                     f"{self.record.name}: pid {self.record.pid} does not die: see its state"
@@ -86,32 +92,29 @@ class Stop:
         if name_of(self.record.pid) == ".reaper" or not services:
             return services
         for pid in _children(self.record.pid):
-            name = name_of(pid)
-            process = open_process(pid, start_time(pid))
-            if not name.startswith("starting ") or process is None:
+            begun = _begun(pid)
+            process = open_process(pid, start_time(pid)) if begun else None
+            if process is None:
                 continue
             kill_process(process, SIGTERM)
-            begun = name_of(pid).rpartition(" ")[2] or name.rpartition(" ")[2]
+            begun = _begun(pid) or begun
             if not self._ended(process, STARTING):
                 kill_process(process, SIGKILL)
             os.close(process)
             self._say(f"stopped while its services were started, after {begun} of {len(services)}")
-            return services[: int(begun)] if begun.isdigit() else services
+            return services[:begun]
         return services
 
     def _stop_services(self, process: int, services: list[str]) -> None:
         """Run each stop script, the last service's first. Meanwhile a process of ours is inside,
         or else pid 1 would end with the last one of a service."""
         held = self._inside("--hold")
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         for service in reversed(services):
             command = (
                 [service, "stop"] if service.startswith("/") else ["service", service, "stop"]
             )
-            out = self.log.fd if self.log else null
-            running = (
-                None if self._ended(process, 0) else self._inside("--enter", command, null, out)
-            )
+            ended = self._ended(process, 0)
+            running = None if ended else self._inside("--enter", command)
             status = running.status_within(self.timeout) if running else CANNOT
             if status is None:
                 self._problem(
@@ -121,16 +124,16 @@ class Stop:
                 self._problem(f"{service} could not be told to stop")
             elif status:
                 self._say(f"stop of {service} failed: exit status {status}")
-        os.close(null)
         if held:
             held.status()
 
-    def _inside(
-        self, role: str, command: list[str] | None = None, null: int = 0, out: int = 2
-    ) -> Inside | None:
-        """A command inside; None where none can be started any more."""
+    def _inside(self, role: str, command: Sequence[str] = ()) -> Inside | None:
+        """A command inside, its messages into the log; None where none can be started any more. It
+        gets nothing of the caller's, least of all the terminal."""
+        out = self.log.fd if self.log else self.null
         try:
-            return Inside(self.record, role, command or [], (null, out, out))
+            fds = (self.null, out, out)
+            return Inside(self.record, role, command, fds, name="overlay-stop")
         except (OSError, OverlayBootError) as error:
             self._say(f"no process can be started inside: {explain(error)}")
             return None
@@ -185,6 +188,19 @@ def _numbers() -> list[int]:
 def _children(parent: int) -> list[int]:
     """The children of a process."""
     return [pid for pid in _numbers() if process_status(pid)[1] == parent]
+
+
+def _begun(pid: int) -> int:
+    """How many services a process has begun to start, which its name tells; 0 if it is not the one
+    that does this for the default INIT: the subhost's second process (reaper.c, start)."""
+    word, _, count = name_of(pid).partition(" ")
+    try:
+        with open(f"/proc/{pid}/status", errors="replace") as lines:
+            numbers = next(line for line in lines if line.startswith("NSpid:")).split()
+    except (OSError, StopIteration):
+        return 0
+    known = word == "starting" and count.isascii() and count.isdigit() and numbers[-1] == "2"
+    return int(count) if known else 0
 
 
 def _processes(first: int) -> list[int]:

@@ -189,7 +189,7 @@ VARIABLES = {  # in the order in which their commands run
     "UPPER": Variable("root", "upper file system, the subhost's own files", _path),
     "LOWER": Variable("/", "lower file system, read-only", _path),
     "WORK": Variable("work", "work folder of the overlay, on UPPER's mount", _path),
-    "CABLES": Variable("", "virtual cables: [bridge]=[MAC address, stable or .VLAN tag] ...", _cables),
+    "CABLES": Variable("", "virtual cables: [bridge]=[MAC, stable or .VLAN tag] ...", _cables),
     "START": Variable("networking ssh", "services to start, or none", _start),
     "SHARE": Variable("", "path to share with the subhost; may be repeated", _taken_as_it_is),
     "RAM_SIZE": Variable("50M", "size of the tmpfs on /run, or none", _size),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from spec import results
 from spec.clauses import FOLDER, PAGES, PageError, clauses, in_force
 from spec.expectations import known
+from spec.installed import page_of
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -35,6 +37,14 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
+def _where(options: argparse.Namespace) -> int:
+    from spec.catalogue import collect
+    from spec.where import where
+
+    print("\n".join(where(options.clause, collect())))
+    return 0
+
+
 def _check(options: argparse.Namespace) -> int:
     from spec.catalogue import check
 
@@ -51,20 +61,35 @@ def _coverage(options: argparse.Namespace) -> int:
 
     if not options.reference:
         raise PageError("coverage: the reference page is needed: --reference FILE")
-    print(table(options.reference.read_text()), end="")
+    print(table(options.reference.read_text(encoding="utf-8")), end="")
     return 0
 
 
 def _run(options: argparse.Namespace) -> int:
-    words = [sys.executable, "-m", "pytest", str(FOLDER), f"--target={options.target}"]
+    from spec import files
+
+    # -P: not another suite that is in the current folder.
+    words = [sys.executable, "-P", "-m", "pytest", str(FOLDER), f"--target={options.target}"]
+    words += ["-c", str(FOLDER / "spec.ini"), f"--rootdir={FOLDER.parent}"]
     words += ["-p", "no:cacheprovider"]  # its folder may be root's
-    words += [f"--page={options.page}"]
+    what = options.deb or options.implementation
+    words += [f"--page={options.page or page_of(what)}"]
+    if options.reports:
+        part = bool(options.keyword or options.rest or options.shard)
+        stem = files.stem(options.target, what, part=part)
+        options.results = files.folder(options.reports) / f"{stem}.json"
+        files.take_turn(options.results)
+        words += ["-p", "spec.reporter"]
     for name in ("implementation", "deb", "results", "expectations"):
         if value := getattr(options, name):
             words.append(f"--{name}={value.absolute()}")
+    words.append(f"--patience={options.patience}")
+    words += ["--all"] if options.all else []
+    words += [f"--shard={options.shard}"] if options.shard else []
     words += ["--allow-preconditions"] if options.allow_preconditions else []
     words += ["-k", options.keyword] if options.keyword else []
-    words += ["-n", options.number] if options.number else []
+    number = files.workers(options.number, options.target)
+    words += ["-n", str(number)] if number > 1 else []
     sys.stdout.flush()
     path = f"{FOLDER.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
     os.execve(sys.executable, words + options.rest, {**os.environ, "PYTHONPATH": path})
@@ -79,11 +104,11 @@ def _report(options: argparse.Namespace) -> int:
     if options.html:
         from spec.report_html import html
 
-        options.html.write_text(html(runs))
+        options.html.write_text(html(runs), encoding="utf-8")
     if options.junit:
-        options.junit.write_text(report.junit(runs[0]))
+        options.junit.write_text(report.junit(runs[0]), encoding="utf-8")
     if options.tap:
-        options.tap.write_text(report.tap(runs[0]))
+        options.tap.write_text(report.tap(runs[0]), encoding="utf-8")
     if not (options.html or options.junit or options.tap):
         for run in runs:
             print("\n".join(report.summary(run)))
@@ -109,9 +134,34 @@ def _compare(options: argparse.Namespace) -> int:
     from spec.report import compare
 
     before, after = (results.load(path) for path in (options.before, options.after))
-    lines = compare(before, after)
-    print("\n".join(lines or ["no clause differs"]))
-    return 1 if lines else 0
+    rows = compare(before, after)
+    for word, line in rows:
+        print(f"{word:8}{line}")
+    neither = [
+        new["id"]
+        for old, new in zip(
+            results.align(before).values(), results.align(after).values(), strict=True
+        )
+        if old["verdict"] == new["verdict"] == "untested" and not new["untested"]
+    ]
+    if neither:
+        print(f"{len(neither)} clauses were tested in neither: run the spec with --all for them")
+    if not rows:
+        print("nothing differs")
+    return 1 if {word for word, _ in rows} - {"better"} else 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from spec.report import summary
+    from spec.shards import durations, merge
+
+    run = merge([results.load(path) for path in options.results], options.expectations)
+    results.save(run, options.into)
+    if options.durations:
+        options.durations.write_text(durations(run), encoding="utf-8")
+    bad = results.trouble(run, allow_preconditions=options.allow_preconditions)
+    print("\n".join([*summary(run), *bad]))
+    return 1 if bad else 0
 
 
 def _conformance(options: argparse.Namespace) -> int:
@@ -140,17 +190,42 @@ def _add_run_options(add: argparse.ArgumentParser) -> None:
         help="folder of the commands; for vm:// a tree to lay over the root, or a .deb",
     )
     what.add_argument("--deb", metavar="FILE", type=Path, help="package of the commands")
-    add.add_argument("--page", choices=PAGES, default="ours", help="whose promises are in force")
-    add.add_argument("--results", metavar="FILE", type=Path, help="where to write results.json")
+    add.add_argument(
+        "--page",
+        choices=PAGES,
+        help="whose promises are in force (default: 1.6 for Debian's own package, else ours)",
+    )
+    add.add_argument(
+        "--all", action="store_true", help="also test what that page does not promise"
+    )
+    add.add_argument("--shard", metavar="I/N", help="only part I of N, of like durations")
+    where = add.add_mutually_exclusive_group()
+    where.add_argument("--results", metavar="FILE", type=Path, help="where to write results.json")
+    where.add_argument(
+        "--reports",
+        metavar="DIR",
+        type=Path,
+        help="write results and all reports there, named after what is tested and where",
+    )
     _add_verdict_options(add)
+    add.add_argument(
+        "--patience",
+        metavar="FACTOR",
+        type=float,
+        default=1.0,
+        help="wait so many times as long as the measured target needs (default 1)",
+    )
     add.add_argument("-k", dest="keyword", metavar="WORDS", help="only tests that match")
-    add.add_argument("-n", dest="number", metavar="N", help="as many tests at once")
+    add.add_argument("-n", dest="number", metavar="N", help="as many tests at once, or auto")
     add.add_argument("rest", nargs="*", metavar="-- ARGUMENT", help="more arguments for pytest")
     add.set_defaults(call=_run)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m spec", description=__doc__)
+    name = Path(sys.argv[0]).name
+    parser = argparse.ArgumentParser(
+        name if name.startswith("overlay-") else "python -m spec", description=__doc__
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     reference = os.environ.get("OVERLAY_BOOT_REFERENCE")
 
@@ -158,6 +233,10 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--json", action="store_true", help="as an array of objects")
     add.add_argument("--page", choices=PAGES, help="only those in force in this version")
     add.set_defaults(call=_list)
+
+    add = commands.add_parser("where", help="a clause's sentence, its tests, and the code of it")
+    add.add_argument("clause", nargs="+", metavar="CLAUSE")
+    add.set_defaults(call=_where)
 
     add = commands.add_parser("check", help="check that every clause has a test; boots nothing")
     add.set_defaults(call=_check)
@@ -186,10 +265,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_verdict_options(add)
     add.set_defaults(call=_judge)
 
-    add = commands.add_parser("compare", help="clauses whose verdict differs; 1 if any does")
+    add = commands.add_parser(
+        "compare", help="what is better or worse in B, on any page; 1 if any is not better"
+    )
     add.add_argument("before", type=Path, metavar="A")
     add.add_argument("after", type=Path, metavar="B")
     add.set_defaults(call=_compare)
+
+    add = commands.add_parser("merge", help="the results of all shards as one; judges as run does")
+    add.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
+    add.add_argument("--into", type=Path, metavar="FILE", required=True, help="where to write it")
+    add.add_argument("--durations", type=Path, metavar="FILE", help="write what each test took")
+    _add_verdict_options(add)
+    add.set_defaults(call=_merge)
 
     add = commands.add_parser("conformance", help="print docs/conformance.md")
     add.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
@@ -199,6 +287,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run one command; its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a locale may lack the signs of a sentence
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args()
     try:
         status: int = options.call(options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,17 +13,21 @@ import pytest
 from spec import expectations, reference
 from spec.clauses import FOLDER, NEEDS_TEST, PageError, clauses
 
+WORDS = 5  # of a sentence, at least
+
 
 @dataclass(eq=False)  # pytest wants its plugins hashable
 class Catalogue:
     """Collects, as a plugin of pytest, each test's clauses."""
 
     tests: dict[str, list[str]] = field(default_factory=dict)
+    promises: dict[str, str] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         """Note a test and its clauses."""
         name = item.nodeid.removeprefix(f"{FOLDER.name}/")
+        self.promises[name] = inspect.getdoc(getattr(item, "function", item)) or ""
         self.tests[name] = [
             str(name) for mark in item.iter_markers("clause") for name in mark.args
         ]
@@ -42,7 +47,9 @@ def collect() -> Catalogue:
     found = Catalogue()
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        status = pytest.main(["--collect-only", "-q", str(FOLDER)], plugins=[found])
+        words = ["--collect-only", "-q", "-p", "no:cacheprovider", str(FOLDER)]
+        words += ["-c", str(FOLDER / "spec.ini"), f"--rootdir={FOLDER.parent}"]
+        status = pytest.main(words, plugins=[found])
     if found.errors:
         raise PageError("\n".join(found.errors))
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
@@ -69,6 +76,11 @@ def problems(found: Catalogue) -> list[str]:
         f"{test} checks clauses of different versions of the page, make it several: {' '.join(ids)}"
         for test, ids in found.tests.items()
         if len({clauses()[name].pages for name in ids if name in clauses()}) > 1
+    ]
+    lines += [
+        f"{test}: its docstring stands in reports for a promise, make it a sentence: {says!r}"
+        for test, says in found.promises.items()
+        if len(says.split()) < WORDS or not says.rstrip().endswith((".", ":"))
     ]
     lines += [f"no man page has the clause {name}" for name in sorted(tested - clauses().keys())]
     for file in sorted((FOLDER / "expectations").glob("*.toml")):

@@ -135,7 +135,7 @@ def clauses() -> dict[str, Clause]:
     """All clauses of all pages by id, in the pages' order; overlay-boot(8) comes first."""
     found: dict[str, Clause] = {}
     for file in sorted(FOLDER.glob("*.8.adoc")):
-        for clause in parse(file.read_text(), file.name.removesuffix(".adoc")):
+        for clause in parse(file.read_text(encoding="utf-8"), file.name.removesuffix(".adoc")):
             if clause.id in found:
                 raise PageError(f"{file.name}:{clause.line}: {clause.id} is used twice")
             found[clause.id] = clause

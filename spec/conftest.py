@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import time
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from spec import waiting
+from spec.installed import install
+from spec.leftovers import Seen, difference, look
 from spec.plugin import describe, judge_run, precondition, record_evidence
 from spec.subhost import MAKE_TINY, ROOT, TINY, Subhost
 from spec.targets import Here, Host, Ssh, Target, TargetError, Virtual, fresh_each
 
 WORKERS = "one machine cannot be shared: -n 1, or no -n, with this target"
-BIN = "/opt/implementation"  # where a package's commands are linked on the target
-LEFT = """grep -E ' (/opt|/run|/srv)[/ ]| (overlay|nsfs) ' /proc/self/mounts | grep -v ' /run/netns '
-find /run/netns /run/overlay-boot /opt/subhost /sys/class/net -mindepth 1
-for p in /proc/[0-9]*; do readlink $p/exe $p/ns/net | tr '\\n' ' '; cat $p/comm; done | sort -u |
-    grep -E 'reaper|dummy|overlay' || :"""
 
 
 def _implementation(config: pytest.Config) -> Path | None:
+    """What is to be tested; on this machine by default the clone's own commands."""
     given = config.getoption("--implementation")
-    return Path(given).absolute() if given else None
+    if given or config.getoption("--deb"):
+        return Path(given).absolute() if given else None
+    own = Path(sys.executable).parent / "overlay-boot"
+    here = config.getoption("--target") in ("here", "host")
+    return own.parent if here and not shutil.which("overlay-boot") and own.exists() else None
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Refuse what cannot work before the first test, and prepare virtual machines once for all
     workers, with its progress on the terminal."""
     target = session.config.getoption("--target")
-    if target.startswith("vm://"):
+    if target.startswith("vm://") and find_spec("vm"):
         from vm.processes import end_in_order
 
         end_in_order()
-    if hasattr(session.config, "workerinput"):
+    if hasattr(session.config, "workerinput") or session.config.option.collectonly:
         return
     kind = target.partition("://")[0]
     if kind not in ("here", "host", "ssh", "vm"):
@@ -49,21 +53,27 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         pytest.exit(f"--target {target}: {WORKERS}", 2)
     if kind != "vm":
         return
+    if not find_spec("vm"):
+        pytest.exit(f"--target {target}: disposable machines are in the clone only", 2)
     import vm
 
+    given = [session.config.getoption(name) for name in ("--implementation", "--deb")]
     try:
+        for what in filter(None, given):
+            vm.look(Path(what), commands=["overlay-boot"])
         vm.prepare(url, say=lambda line: print(line, flush=True))
-    except vm.MachineError as error:
+    except vm.VmError as error:
         pytest.exit(str(error), returncode=1)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End the machines of workers that xdist had to kill."""
-    if config.getoption("--target").startswith("vm://") and not hasattr(config, "workerinput"):
+    mine = not hasattr(config, "workerinput") and find_spec("vm")
+    if mine and config.getoption("--target").startswith("vm://"):
         import vm
         from vm.folders import sweep
 
-        with suppress(vm.MachineError):  # a folder that cannot be used has been told of
+        with suppress(vm.VmError):  # a folder that cannot be used has been told of
             sweep()
 
 
@@ -81,101 +91,52 @@ def make_target(config: pytest.Config) -> Target:
     return Virtual(wanted)
 
 
-def install(target: Target, config: pytest.Config) -> dict[str, str]:
-    """Put the implementation on the target's PATH; its name and version."""
-    folder = _implementation(config)
-    deb = Path(config.getoption("--deb")) if config.getoption("--deb") else None
-    if folder and folder.suffix == ".deb":
-        folder, deb = None, folder
-    if deb:
-        target.put("/opt/package.deb", deb.read_bytes())
-        name, version = target.succeed(
-            "dpkg-deb -W --showformat '${Package} ${Version}' /opt/package.deb"
-        ).split()
-        if isinstance(target, Virtual):
-            target.install(deb)
-        elif name != "overlay-boot":
-            raise TargetError(f"{deb.name} has modules of Python: test it in a vm:// target")
-        else:
-            unpack(target)
-        return {
-            "name": "debian" if name == "overlay-boot" else "ours",
-            "version": version,
-            "source": deb.name,
-        }
-    if folder and isinstance(target, Virtual):
-        target.install(folder)
-    elif folder:
-        target.path = f"{folder}:{target.path}"
-    found = target.run("command -v overlay-boot").out.strip()
-    if not found:
-        raise TargetError("no overlay-boot on the target's PATH: give --implementation or --deb")
-    if target.path.startswith(f"{folder}:") and found != f"{folder}/overlay-boot":
-        raise TargetError(f"{target.name} has no {folder}/overlay-boot")
-    owner = target.run(
-        f"dpkg-query -W -f '${{Package}} ${{Version}}' \"$(dpkg -S {found} | sed 's/:.*//')\""
-    ).out.split()
-    name = {"overlay-boot": "debian"}.get(owner[0] if owner else "", "ours")
-    return {"name": name, "version": owner[1] if owner else _commit(), "source": found}
-
-
-def _commit() -> str:
-    """The commit of this working tree, where git knows it."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
-        return ""
-
-
-def unpack(target: Target) -> None:
-    """A package's commands on the PATH of a target that is not to be changed."""
-    target.succeed(
-        f"""cd /opt && dpkg-deb -x package.deb unpacked && mkdir -p {BIN} &&
-        for link in unpacked/usr/sbin/* unpacked/usr/bin/*; do
-            [ ! -L $link ] || ln -sf /opt/unpacked$(readlink $link) {BIN}/
-        done; ls {BIN}/overlay-boot""",
-        timeout=60,
-    )
-    target.path = f"{BIN}:{target.path}"
-
-
 @pytest.fixture(scope="session")
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     """Where the subhosts run, with the implementation installed."""
     place = make_target(request.config)
     try:
-        about = install(place, request.config)
-        system = place.run(". /etc/os-release; echo $PRETTY_NAME; uname -r; uname -m").out.split(
-            "\n"
-        )
-        where = {
-            "name": place.name,
-            "system": system[0],
-            "kernel": system[1],
-            "machine": system[2],
-        }
+        about, where = prepare(place, request.config)
         describe(request.config, implementation=about, target=where)
-        place.patience = request.config.getoption("--patience") or place.patience
-        place.succeed(f"mkdir -p {ROOT}")
-        place.succeed(MAKE_TINY)
-        place.freeze()
-        before = "" if place.disposable else place.run(LEFT).out  # it takes long when emulated
-        if place.note:
-            describe(request.config, implementation=about, target=where | {"note": place.note})
+        if place.disposable:
+            yield place
+            return
+        before, started = look(place), waiting.clock(place)
         yield place
-        if not place.disposable:
-            limit = time.monotonic() + 10 * place.patience
-            while (after := place.run(LEFT).out) != before and time.monotonic() < limit:
-                time.sleep(0.2)
-            place.run(f"rm -r {TINY}")
+        judge_leftovers(request.config, place, before, started)
     finally:
         place.close()
-    if not place.disposable:
-        left = f"the target shows now:\n{after}\nwhere there was:\n{before}"
-        judge_run(
-            request.config, "A run leaves nothing behind.", None if after == before else left
-        )
+
+
+def prepare(place: Target, config: pytest.Config) -> tuple[dict[str, str], dict[str, str]]:
+    """Measure the target and install the implementation there; what and where that is."""
+    waiting.learn(place, config.getoption("--patience"))
+    deb = config.getoption("--deb")
+    about = install(place, _implementation(config), Path(deb) if deb else None)
+    system = place.succeed(". /etc/os-release; echo $PRETTY_NAME; uname -r; uname -m").splitlines()
+    where = {
+        "name": place.name,
+        "system": system[0],
+        "kernel": system[1],
+        "machine": system[2],
+        "pace": f"{place.pace * 1000:.1f} ms for a fork with a mount namespace",
+    }
+    place.succeed(f"mkdir -p {ROOT}")
+    place.succeed(MAKE_TINY)
+    place.freeze()
+    return about, where | ({"note": place.note} if place.note else {})
+
+
+def judge_leftovers(config: pytest.Config, place: Target, before: Seen, started: int) -> None:
+    """Tell tests that leave something behind from a look that breaks."""
+    promise = "A run leaves nothing behind."
+    try:
+        found = difference(place, before, started)
+        place.run(f"rm -r {TINY}")
+    except TargetError as error:
+        judge_run(config, promise, str(error), "error")
+    else:
+        judge_run(config, promise, str(found) or None)
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ it had to be killed, and "failed", the step that was not fulfilled in time. The 
     ["paste", count]        count bytes in lines, read back at the same time as they are echoed
     ["size", rows, columns] change the window
     ["kill", signal, name]  a signal to the processes whose command line has the name
+    ["hang up"]             close the terminal
+    ["wait", seconds]       do nothing, and read nothing
     ["end", seconds]        wait for the end
 """
 
@@ -89,6 +91,15 @@ class Driver:
             os.kill(pid, getattr(signal, name))
         return bool(pids)
 
+    def hang_up(self):
+        os.close(self.terminal)
+        self.terminal = os.open("/dev/null", os.O_RDWR)
+        return True
+
+    def wait(self, seconds):
+        time.sleep(seconds)
+        return True
+
     def end(self, seconds):
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -107,7 +118,7 @@ def main():
     driver = Driver(sys.argv[1:])
     failed = None
     for name, *words in json.load(sys.stdin):
-        if not getattr(driver, name)(*words):
+        if not getattr(driver, name.replace(" ", "_"))(*words):
             failed = [name, *words]
             break
     if driver.status is None and not driver.end(0.5):

@@ -39,7 +39,7 @@ class Expectations:
 def load(file: Path) -> Expectations:
     """Read one file. Raises PageError for what it cannot mean."""
     try:
-        entries = tomllib.loads(file.read_text())["expect"]
+        entries = tomllib.loads(file.read_text(encoding="utf-8"))["expect"]
     except (OSError, KeyError, ValueError) as error:
         raise PageError(f"{file}: no list of [[expect]]: {error}") from None
     known: dict[str, dict[str, tuple[str, str]]] = {"clause": {}, "test": {}}

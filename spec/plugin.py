@@ -10,7 +10,9 @@ Loaded by pyproject.toml's addopts (-p spec.plugin). Tests use from here:
 
 from __future__ import annotations
 
-import textwrap
+import argparse
+import os
+import traceback
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +22,8 @@ import pytest
 from spec import expectations
 from spec.clauses import FOLDER, PAGES, PageError, clauses
 from spec.recorder import About, Recorder
-from spec.results import Evidence, Outcome, clean, excuse
+from spec.results import Evidence, Outcome, clean, excuse, one_line
+from spec.shards import parse, share
 
 PRECONDITION = "precondition: "
 # A promise that was not kept, also where what was seen cannot be taken apart as what was promised.
@@ -47,8 +50,11 @@ def record_evidence(request: pytest.FixtureRequest, title: str, text: Text) -> N
     request.node.stash.setdefault(_EVIDENCE, []).append((title, text))
 
 
-def judge_run(config: pytest.Config, promise: str, problem: str | None) -> None:
-    """Say whether something holds for the run as a whole, once all tests are over.
+def judge_run(
+    config: pytest.Config, promise: str, problem: str | None, verdict: str = "fail"
+) -> None:
+    """Say whether something holds for the run as a whole, once all tests are over; with a problem
+    the verdict is fail, or error where nobody can know.
 
     For a fixture of the session: an assertion in one would count against the last test.
     """
@@ -56,9 +62,9 @@ def judge_run(config: pytest.Config, promise: str, problem: str | None) -> None:
         "id": promise,
         "promise": promise,
         "clauses": [],
-        "verdict": "fail" if problem else "pass",
+        "verdict": verdict if problem else "pass",
         "seconds": 0,
-        "reason": _line(problem) if problem else None,
+        "reason": one_line(problem) if problem else None,
         "details": clean(problem) if problem else None,
         "evidence": [],
         "expected": None,
@@ -73,10 +79,20 @@ def describe(
 
     Call it before the first test: the name and version choose the file of expectations.
     """
-    config.stash[_ABOUT].update(implementation=dict(implementation), target=dict(target))
+    about = {"implementation": implementation, "target": target}
+    config.stash[_ABOUT].update(
+        {of: {key: clean(text) for key, text in said.items()} for of, said in about.items()}
+    )
     config.stash[_EXPECTED] = expectations.known(
         implementation, config.getoption("--expectations")
     )
+
+
+def _shard(text: str) -> tuple[int, int]:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -86,9 +102,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--implementation", metavar="DIR", help="see python -m spec run --help")
     group.addoption("--deb", metavar="FILE", help="Debian package of the commands to test")
     group.addoption("--page", choices=PAGES, default="ours", help="whose promises are in force")
+    group.addoption(
+        "--all", action="store_true", help="also the tests of what that page does not promise"
+    )
+    group.addoption("--shard", metavar="I/N", type=_shard, help="only part I of N")
     group.addoption("--results", metavar="FILE", type=Path, help="where to write results.json")
     group.addoption(
-        "--patience", metavar="FACTOR", type=float, help="wait so many times as long (vm: 4)"
+        "--patience",
+        metavar="FACTOR",
+        type=float,
+        default=1.0,
+        help="wait so many times as long as the measured target needs",
     )
     group.addoption("--expectations", metavar="FILE", type=Path, help="known failures (TOML)")
     group.addoption(
@@ -100,6 +124,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the books of this run; with xdist only the controller's are kept."""
+    os.umask(0o022)  # tests make files for other users, whoever runs them
     config.addinivalue_line("markers", "clause(*ids): the promises of the man pages it checks")
     about = config.stash.setdefault(_ABOUT, {})
     whole = config.stash.setdefault(_WHOLE, [])
@@ -126,6 +151,17 @@ def ids_of(node: pytest.Item) -> list[str]:
     return [str(name) for mark in node.iter_markers("clause") for name in mark.args]
 
 
+def name_of(item: pytest.Item) -> str:
+    """The test's id, relative to spec/."""
+    return item.nodeid.removeprefix(f"{FOLDER.name}/")
+
+
+def promised(item: pytest.Item, page: str) -> bool:
+    """Whether a version of the page makes one of the test's promises; a test of none counts."""
+    ids = ids_of(item)
+    return not ids or any(page in clauses()[name].pages for name in ids)
+
+
 def promise_of(item: pytest.Item) -> str:
     """The promise that a test checks: its docstring on one line."""
     return " ".join((getattr(item, "function", item).__doc__ or "").split())
@@ -149,13 +185,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of which no clause is in force."""
+    """Leave out the tests of which no clause is in force, and those of other shards."""
     page = config.getoption("--page")
-    out = [
-        item
-        for item in items
-        if (ids := ids_of(item)) and not any(page in clauses()[name].pages for name in ids)
-    ]
+    out = [item for item in items if not config.option.all and not promised(item, page)]
+    if shard := config.option.shard:
+        mine = share([name_of(item) for item in items if item not in out], *shard)
+        out += [item for item in items if item not in out and name_of(item) not in mine]
     if out:
         items[:] = [item for item in items if item not in out]
         config.hook.pytest_deselected(items=out)
@@ -166,12 +201,20 @@ def _verdict(report: pytest.TestReport, error: BaseException | None) -> str:
         return "pass"
     if report.skipped:
         return "precondition" if str(error).startswith(PRECONDITION) else "skip"
-    return "fail" if isinstance(error, FAILURES) else "error"
+    if isinstance(error, FAILURES) and (_asserts(error) or _in_test(error)):
+        return "fail"
+    return "error"
 
 
-def _line(text: str) -> str:
-    """The beginning of a text as one line."""
-    return textwrap.shorten(clean(text), 240, placeholder=" …")
+def _asserts(error: BaseException) -> bool:
+    return isinstance(error, (AssertionError, pytest.fail.Exception))
+
+
+def _in_test(error: BaseException) -> bool:
+    """Whether it comes of a test's own lines, and not of what the spec does around them."""
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    ours = [file for file in files if FOLDER in file.parents or file.name.startswith("test_")]
+    return bool(ours) and ours[-1].name.startswith("test_")
 
 
 def _gather(item: pytest.Item, failed: bool) -> list[Evidence]:
@@ -200,24 +243,29 @@ def pytest_runtest_makereport(
     report: pytest.TestReport = outcome.get_result()
     error = call.excinfo.value if call.excinfo else None
     verdict = _verdict(report, error)
-    name = item.nodeid.removeprefix(f"{FOLDER.name}/")
     found: Outcome = {
-        "id": name,
+        "id": name_of(item),
         "promise": promise_of(item),
         "clauses": ids_of(item),
         "verdict": verdict,
         "seconds": round(report.duration, 3),
-        "reason": _line(str(error).removeprefix(PRECONDITION) or repr(error)) if error else None,
+        "reason": one_line(str(error).removeprefix(PRECONDITION) or repr(error))
+        if error
+        else None,
         "details": clean(report.longreprtext) if report.failed else None,
         "evidence": _gather(item, verdict in ("fail", "error")),
         "expected": None,
     }
     found["expected"] = expected = excuse(found, item.config.stash[_EXPECTED])
+    report.spec_about = item.config.stash[_ABOUT]  # type: ignore[attr-defined]
     report.spec = found  # type: ignore[attr-defined]  # xdist carries it to the controller
     if report.failed:
         for clause in (clauses()[name] for name in ids_of(item)):
             report.sections.append((f"promised: {clause.id}, {clause.place}", clause.sentence))
         report.sections += [(seen["title"], seen["text"]) for seen in found["evidence"]]
+    page = item.config.getoption("--page")
+    if verdict == "fail" and not promised(item, page):
+        expected = f"page {page} does not promise it"
     if expected and (verdict == "fail" or report.when == "call"):
         report.wasxfail = expected  # as pytest's own xfail does
         report.outcome = "skipped" if verdict == "fail" else "passed"

@@ -15,6 +15,9 @@ from spec.expectations import known
 from spec.results import Outcome, Results
 
 About = dict[str, dict[str, str]]
+WHOLE = "A run comes to its end."
+PHASES = ("setup", "call", "teardown")
+BROKEN = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
 
 
 def merge(whole: Outcome, part: Outcome) -> None:
@@ -35,6 +38,8 @@ def selection(session: pytest.Session) -> str | None:
     words = [f"-k {config.option.keyword}"] if config.option.keyword else []
     marks = config.option.markexpr
     words += [f"-m {marks}"] if marks not in ("", "not vm") else []  # pyproject.toml's default
+    if config.option.shard:
+        words.append("shard {}/{}".format(*config.option.shard))
     paths = [config.invocation_params.dir / word for word in config.args]
     if FOLDER.resolve() not in [path.resolve() for path in paths]:
         words += config.args
@@ -47,6 +52,22 @@ def selection(session: pytest.Session) -> str | None:
     return " ".join(words) or None
 
 
+def broken(nodeid: str, why: str) -> Outcome:
+    """The outcome of a test, or of the run, around which something broke."""
+    name = nodeid.removeprefix(f"{FOLDER.name}/")
+    return {
+        "id": name,
+        "promise": name if name == WHOLE else "",
+        "clauses": [],
+        "verdict": "error",
+        "seconds": 0,
+        "reason": results.one_line(why),
+        "details": why,
+        "evidence": [],
+        "expected": None,
+    }
+
+
 class Recorder:
     """The plugin object of the process that prints: the only one, or xdist's controller."""
 
@@ -57,6 +78,18 @@ class Recorder:
         self.tests: dict[str, Outcome] = {}
         self.started = time.time()
         self.results: Results | None = None
+        self.running: dict[str, None] = {}  # the tests that have begun and not ended
+        self.ended = 0  # so many have
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Take away earlier results: those that are found afterwards are of this run."""
+        if path := self.config.getoption("--results"):
+            path.unlink(missing_ok=True)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Note that a test has begun."""
+        self.running[nodeid] = None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -64,6 +97,12 @@ class Recorder:
         part: Outcome | None = getattr(report, "spec", None)
         if part is not None:
             self.take(part)
+        elif report.failed and report.when not in PHASES:  # xdist tells of a worker that died
+            self.take(broken(report.nodeid, results.clean(report.longreprtext)))
+        self.about.update(getattr(report, "spec_about", {}))
+        if report.when not in PHASES[:-1]:
+            self.ended += 1
+            self.running.pop(report.nodeid, None)
 
     def take(self, part: Outcome) -> None:
         """Take in what is known of a test, or more of it."""
@@ -82,10 +121,16 @@ class Recorder:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Judge the clauses, write the results, and let them decide the exit status."""
+        for name in self.running:
+            self.take(broken(name, "the run ended in the middle of this test"))
         if not self.tests:
             return
         for outcome in self.whole:
             self.take(outcome)
+        wanted = self.ended if session.shouldfail else session.testscollected
+        if session.shouldstop or session.exitstatus in BROKEN or self.ended < wanted:
+            why = f"{self.ended} of {session.testscollected} tests came to their end"
+            self.take(broken(WHOLE, f"{why}: {session.shouldstop}" if session.shouldstop else why))
         page = self.config.getoption("--page")
         about = self.about.get("implementation", {})
         expected = known(about, self.config.getoption("--expectations"))

@@ -75,7 +75,11 @@ def table(text: str) -> str:
 
 def problems(reference: Path | None = None) -> list[str]:
     """What is wrong with spec/coverage, against our pages and, if it is there, the reference."""
-    rows = [line.split("\t") for line in TABLE.read_text().splitlines() if line[:1] != "#"]
+    rows = [
+        line.split("\t")
+        for line in TABLE.read_text(encoding="utf-8").splitlines()
+        if line[:1] != "#"
+    ]
     listed = {name: ids.split() for name, _, ids in rows}
     found = [f"{name}: no clause restates this paragraph" for name in listed if not listed[name]]
     ids = restated()
@@ -88,6 +92,8 @@ def problems(reference: Path | None = None) -> list[str]:
         for name in listed
         if listed[name] and ids.get(name) != listed[name]
     ]
-    if reference and (TABLE.read_text() != table(reference.read_text())):
+    if reference and (
+        TABLE.read_text(encoding="utf-8") != table(reference.read_text(encoding="utf-8"))
+    ):
         found.append(f"differs from {reference}: python -m spec coverage shows how")
     return found

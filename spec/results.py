@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ SHOWN = {
     "unpromised": "–",
 }
 """The verdicts as reports show them, worst first, each with its sign."""
+NAMES = {"ours": "overlay-boot in Python", "debian": "Debian's overlay-boot"}
+"""The implementations as people call them."""
 VERDICTS = ("error", "fail", "precondition", "skip", "pass", "untested")
 """Worst first. error: the harness broke. precondition: this target cannot show the promise."""
 
@@ -96,7 +99,13 @@ def clean(text: str) -> str:
     if len(text) > LIMIT:
         text = f"[{len(text) - LIMIT} characters left out]\n{text[-LIMIT:]}"
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", "\ufffd", text.replace("\r\n", "\n"))
+    text = re.sub(r"\r\n|[\x85\u2028\u2029]", "\n", text)
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", text)
+
+
+def one_line(text: str) -> str:
+    """The beginning of a text as one line."""
+    return textwrap.shorten(clean(text), 240, placeholder=" …")
 
 
 def worst(verdicts: Iterable[str]) -> str:
@@ -170,6 +179,10 @@ def findings(results: Results) -> list[tuple[str, str]]:
     for test in results["tests"]:
         if not test["clauses"] and test["verdict"] != "pass" and not test["expected"]:
             found[test["verdict"]][f"{test['id']}: {test['reason']}"] = []
+    force = {clause["id"] for clause in results["clauses"] if clause["in_force"]}
+    for test in results["tests"]:
+        if test["clauses"] and test["verdict"] == "error" and force.isdisjoint(test["clauses"]):
+            found["error"][f"{test['id']}: {test['reason']}"] = []
     for clause in results["clauses"]:
         verdict = shown(clause)
         why = (reasons(results, clause) or [clause["sentence"]])[0]
@@ -237,7 +250,8 @@ def by_section(results: Results) -> dict[tuple[str, str], list[Judgement]]:
 def label(results: Results) -> str:
     """The implementation's name and version, for headings."""
     about = results["implementation"]
-    return " ".join(filter(None, (about.get("name", "unknown"), about.get("version", ""))))
+    name = about.get("name", "unknown")
+    return f"{NAMES.get(name, name)} {about.get('version', '')}".strip()
 
 
 def place(results: Results) -> str:
@@ -250,7 +264,7 @@ def place(results: Results) -> str:
 def load(path: Path) -> Results:
     """Read a results file. Raises ResultsError in one line."""
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultsError(f"{path}: cannot be read as results: {error}") from None
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
@@ -262,5 +276,5 @@ def save(results: Results, path: Path) -> None:
     """Write a results file, whole or not at all."""
     fresh = path.with_name(path.name + ".new")
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    fresh.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     fresh.replace(path)

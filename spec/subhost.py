@@ -5,9 +5,12 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from spec.targets import Result, Target, TargetError
+from spec import waiting
+from spec.targets import NoAnswer, Result, Target, TargetError
+from spec.waiting import PID1
 
 ROOT = "/opt/subhost"
 TINY = f"{ROOT}/.tiny"  # a root file system of a static shell and its tools
@@ -30,18 +33,6 @@ KINDS = {
 }
 """How each kind of root is configured, in the folder {0}."""
 
-# The pid of a subhost's pid 1: in its network namespace, and number 1 of a pid namespace.
-PID1 = r"""
-pid1() {
-    net=$(stat -Lc %i "/run/netns/$1" 2>/dev/null) || return 1
-    for status in $(grep -lsE '^NSpid:.*[[:space:]]1$' /proc/[0-9]*/status); do
-        found=${status#/proc/} found=${found%/status}
-        [ "$(stat -Lc %i "/proc/$found/ns/net" 2>/dev/null)" != "$net" ] || { echo "$found"; return; }
-    done
-    return 1
-}
-"""
-
 
 class Subhost:
     """A folder with a configuration file, and the commands on it."""
@@ -55,13 +46,25 @@ class Subhost:
         self.note = note
         self.named = [name]  # whatever names it runs under
         self.pids: set[int] = set()  # each pid 1 that was seen
-        note(f"# {TINY} is busybox with its links: MAKE_TINY in spec/subhost.py")
+        self.started = waiting.clock(target)
+        note(f"# sh << 'EOF'{MAKE_TINY}EOF")
         self.prepare(f"mkdir {self.folder} && cd {self.folder} && mkdir root work live")
 
     def run(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
-        """Run a command on the target, noted for whoever wants to reproduce the test."""
+        """Run a command on the main host, noted for whoever wants to reproduce the test.
+
+        Status 124 where it has come to rest without an end; NoAnswer where it only takes long.
+        """
         self.note(f"# {command.strip()}" + (f" << 'EOF'\n{input}\nEOF" if input else ""))
-        return self.target.run(command, timeout=timeout, input=input)
+        return self.watched(command, timeout=timeout, input=input)
+
+    def watched(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
+        """`run`, not noted."""
+        return self.target.run(command, timeout=timeout, input=input, idle=self.rest)
+
+    def rest(self) -> None:
+        """Wait until nothing is at work any longer that was started since the test began."""
+        self.wait("false", 4)
 
     def prepare(self, command: str, *, timeout: float = 30, input: str = "") -> str:
         """`run` what the test itself needs; its output. TargetError if it fails."""
@@ -118,6 +121,7 @@ class Subhost:
 
     def boot(self, text: str = "", *, omit: tuple[str, ...] = ()) -> Result:
         """Boot it and wait until its init commands have come to /.reaper."""
+        __tracebackhide__ = True
         done = self.start(text, omit=omit)
         assert done.status == 0, done
         assert self.up(), f"it is not up: {done}\n{self.target.read(self.log)}"
@@ -125,6 +129,7 @@ class Subhost:
 
     def refused(self, text: str | None = None, *, omit: tuple[str, ...] = ()) -> Result:
         """Run overlay-boot and see that nothing comes of it, also of what it left to run."""
+        __tracebackhide__ = True
         done = self.start(text, omit=omit)
         assert self.settled(), f"it is still about to start: {done}"
         assert not self.pid1(), f"it runs: {done}"
@@ -153,15 +158,18 @@ class Subhost:
         return shlex.quote(self.name)
 
     def wait(self, condition: str, seconds: float = 10) -> bool:
-        """Whether a shell condition comes true on the target within so many seconds."""
-        limit = int(seconds * self.target.patience * 1000)
-        loop = f"""{PID1}
-end=$(($(date +%s%N) / 1000000 + {limit}))
-until {{ {condition}; }} 2>/dev/null; do
-    [ $(($(date +%s%N) / 1000000)) -lt $end ] || exit 9
-    sleep {0.02 * self.target.patience**2:g}
-done"""
-        return self.target.run(loop, timeout=seconds + 30).status == 0
+        """Whether a shell condition comes true on the main host; False where all has come to rest
+        without it. The seconds are for a plain machine: see spec/waiting.py, also for NoAnswer."""
+        return waiting.wait(self.target, condition, seconds, self.started)
+
+    def in_time(self, seconds: float, limit: float) -> bool:
+        """Whether something took no longer than it may on a plain machine. Raises NoAnswer where
+        it did, on a machine that is slower now than when it was measured."""
+        if seconds <= limit:
+            return True
+        if waiting.measure(self.target) > 1.5 * self.target.pace or self.target.patience > 1:
+            raise waiting.slow(self.target, f"what should have taken {limit:g} s", seconds)
+        return False
 
     def pid1(self) -> int:
         """Its pid 1, as the target numbers it; 0 if it does not run."""
@@ -170,11 +178,12 @@ done"""
         return found
 
     def runs(self, name: str, seconds: float = 10) -> bool:
-        """Whether it has a process of that name, now or within so many seconds."""
-        limit = time.monotonic() + seconds * self.target.patience
+        """Whether it has a process of that name, now or when all has come to rest."""
+        limit = time.monotonic() + seconds
         while name not in self.processes():
             if time.monotonic() > limit:
-                return False
+                self.wait("false", seconds)
+                return name in self.processes()
             time.sleep(0.1)
         return True
 
@@ -190,11 +199,13 @@ done"""
 
         Markers keep apart what an implementation's overlay-go says itself.
         """
+        __tracebackhide__ = True
         marked = f"echo; echo @@BEGIN; {{ {commands}\n}}; echo; echo @@END $?\nexit\n"
-        done = self.run(f"overlay-go {self.quoted}", timeout=timeout, input=marked)
+        self.note(f"# overlay-go {self.quoted} << 'EOF'\n{commands}\nEOF")
+        done = self.target.run(f"overlay-go {self.quoted}", timeout=timeout, input=marked)
         _, begin, rest = done.out.partition("@@BEGIN\n")
         said, end, _ = rest.partition("\n@@END ")
-        assert begin and end, f"overlay-go did not run the commands: {done}"
+        assert begin and end, f"overlay-go did not run the commands: {done}".replace(begin, "")
         return said
 
     def stanza(self, interface: str, more: str = "") -> str:
@@ -229,6 +240,7 @@ done"""
 
     def stop(self, *options: str, timeout: float = 60) -> Result:
         """Run overlay-stop on the configuration file, and wait until its pid 1 is gone."""
+        __tracebackhide__ = True
         pid = self.pid1()
         done = self.run(f"overlay-stop {shlex.join([*options, self.conf])}", timeout=timeout)
         assert self.ended(pid), f"pid 1 still runs: {done}"
@@ -267,7 +279,8 @@ done"""
         """End it whatever state it is in, and remove its folder."""
         names = shlex.join(self.named)
         stop = " || ".join(f"overlay-stop {shlex.quote(n)}" for n in (self.conf, *self.named))
-        self.target.run(stop, timeout=60)
+        with suppress(NoAnswer):  # then it is killed all the same
+            self.target.run(stop, timeout=60)
         # What an implementation has lost sight of is ended too: each pid 1, what names the folder
         # (not this shell, then), and all that these have started.
         killed = self.target.run(
@@ -284,7 +297,8 @@ done"""
             done"""
         )
         if killed.out:
-            self.target.run(stop, timeout=60)
+            with suppress(NoAnswer):
+                self.target.run(stop, timeout=60)
         self.target.run(
             f"""for name in {names}; do
                 [ ! -e "/run/netns/$name" ] || ip netns delete "$name"

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,11 @@ class TargetError(Exception):
     """The target itself broke, or cannot be had: no verdict on what was to run there."""
 
 
-@dataclass(frozen=True)
+class NoAnswer(TargetError):
+    """Something took longer than it was given, and nothing shows whose fault that is."""
+
+
+@dataclass(frozen=True, repr=False)
 class Result:
     """What a command did on the target."""
 
@@ -38,6 +42,13 @@ class Result:
     def __str__(self) -> str:
         return f"$ {self.command}\n{self.out}{self.err}(status {self.status})"
 
+    __repr__ = __str__  # what pytest shows of it where an assertion fails
+
+
+Idle = Callable[[], object]
+CUT = 124  # the status of what has come to rest without an end, as of timeout(1)
+AT_REST = b"\n[cut off: it had come to rest without an end]\n"
+
 
 class Target(ABC):
     """A place where subhosts run."""
@@ -45,6 +56,7 @@ class Target(ABC):
     name = ""
     note = ""  # what a reader of the results has to know of it
     disposable = False  # whether each test has it for itself
+    pace = 0.0  # the seconds of a small step there: see spec/waiting.py
     patience = 1.0  # how many times as long to wait as on a plain machine
     standing: set[str] | None = None  # the interfaces of every new network namespace, once known
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -53,9 +65,17 @@ class Target(ABC):
     def argv(self, command: str) -> list[str]:
         """The command of this machine that runs a shell command on the target."""
 
-    def run(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
-        """Run a shell command as root; status 124 where it was still running at the limit."""
+    def run(
+        self, command: str, *, timeout: float = 30, input: str = "", idle: Idle | None = None
+    ) -> Result:
+        """Run a shell command as root; the seconds it may take are multiplied by the patience.
+
+        At the limit it is cut off, which is NoAnswer. With `idle`, which is called before that and
+        raises NoAnswer while something is still at work, a command that has come to rest without an
+        end gives a result of status 124.
+        """
         whole = f"export PATH={shlex.quote(self.path)}\n{command}"
+        limit = timeout * self.patience
         with subprocess.Popen(
             self.argv(whole),
             stdin=subprocess.PIPE,
@@ -64,15 +84,23 @@ class Target(ABC):
             start_new_session=True,
         ) as process:
             try:
-                out, err = process.communicate(input.encode(), timeout * self.patience)
+                out, err = process.communicate(input.encode(), limit)
                 status = process.returncode
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                status = 124
+                try:
+                    if not idle:
+                        raise NoAnswer(f"no answer in {limit:.0f} s: {command}") from None
+                    idle()
+                    status = -1 if process.poll() is None else process.returncode
+                finally:
+                    if process.poll() is None:
+                        os.killpg(process.pid, signal.SIGKILL)
                 try:
                     out, err = process.communicate(timeout=5)
                 except subprocess.TimeoutExpired as held:  # by what left the process group
                     out, err = held.output or b"", held.stderr or b""
+                if status < 0:
+                    status, err = CUT, err + AT_REST
         return Result(command, status, out.decode(errors="replace"), err.decode(errors="replace"))
 
     def succeed(self, command: str, *, timeout: float = 30, input: str = "") -> str:
@@ -114,6 +142,10 @@ class Target(ABC):
 
         return Host(Backend(self.name))
 
+    def place(self, folder: Path) -> str:
+        """Where the target has a folder of commands of this machine."""
+        return str(folder)
+
     def freeze(self) -> None:  # noqa: B027
         """What is there now is what every test starts from."""
 
@@ -149,8 +181,10 @@ class Ssh(Target):
     def argv(self, command: str) -> list[str]:
         return [*self.ssh, "sh", "-c", shlex.quote(command)]
 
-    def run(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
-        done = super().run(command, timeout=timeout, input=input)
+    def run(
+        self, command: str, *, timeout: float = 30, input: str = "", idle: Idle | None = None
+    ) -> Result:
+        done = super().run(command, timeout=timeout, input=input, idle=idle)
         if done.status == 255:  # ssh's own, unless the command's
             raise TargetError(f"{self.name}: {done.err.strip() or done}")
         return done
@@ -162,6 +196,7 @@ class Ssh(Target):
         os.rmdir(self.folder)
 
 
+PLACE = "/opt/implementation"
 OWN = ("/run", "/tmp", "/opt", "/srv")  # what the sandbox has of its own
 SANDBOX = r"""
 set -e
@@ -239,6 +274,13 @@ class Here(Target):
             raise TargetError("the sandbox has ended")
         return [*self.enter, "/bin/sh", "-c", command]
 
+    def place(self, folder: Path) -> str:
+        """Blanks in the path of a checkout are not what is tested: it is mounted on another."""
+        if " " not in str(folder):
+            return str(folder)
+        self.succeed(f"mkdir -p {PLACE} && mount --bind {shlex.quote(str(folder))} {PLACE}")
+        return PLACE
+
     def close(self) -> None:
         self.sandbox.kill()
         self.sandbox.communicate()
@@ -252,13 +294,16 @@ def fresh_each(url: str) -> tuple[str, bool]:
     return "?".join([place, *filter(None, ["&".join(rest)])]), rest == words
 
 
+WATCHED = "/run/spec-watched"
+
+
 class Virtual(Target):
     """A disposable virtual machine: vm://SUITE[?provider=qemu&flavour=mta]. Each test has a fresh
     one, restored from the state that `freeze` keeps; with fresh=no, or where no state can be kept,
     all have the same one, as on other targets, and `note` says so."""
 
     disposable = True
-    patience = 4.0  # emulation is slow
+    patience = 4.0  # until it is measured: emulation is slow
 
     def __init__(self, url: str) -> None:
         import vm
@@ -267,27 +312,36 @@ class Virtual(Target):
         machine, self.disposable = fresh_each(url)
         try:
             self.machine = self.first = vm.from_url(machine)
-        except vm.MachineError as error:
+        except vm.VmError as error:
             raise TargetError(str(error)) from error
         self.pool: vm.Pool | None = None
 
     def argv(self, command: str) -> list[str]:
         raise NotImplementedError("commands go over the machine's own channel")
 
-    def run(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
-        from vm import CommandTimeout, MachineError
+    def run(
+        self, command: str, *, timeout: float = 30, input: str = "", idle: Idle | None = None
+    ) -> Result:
+        from vm import CommandTimeout, VmError
 
+        limit = timeout * self.patience
         whole = f"export PATH={shlex.quote(self.path)}\n{command}"
-        status = None
+        if idle:  # in a session of its own it outlives the machine's own limit, to be looked at
+            whole = f"setsid -w sh -c {shlex.quote(f'echo $$ > {WATCHED}; {whole}')}"
         try:
-            limit = timeout * self.patience
             done = self.machine.run(whole, timeout=limit, input=input.encode())
+            status, more = done.status, b""
         except CommandTimeout as late:
-            done, status = late.result, 124
-        except MachineError as error:
+            if not idle:
+                raise NoAnswer(f"no answer in {limit:.0f} s: {command}") from late
+            idle()
+            if self.run(f"kill -9 -- -$(cat {WATCHED})").status:  # what it said last is lost
+                raise NoAnswer(f"it took more than {limit:.0f} s: {command}") from late
+            done, status, more = late.result, CUT, AT_REST
+        except VmError as error:
             raise TargetError(str(error)) from error
-        out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
-        return Result(command, done.status if status is None else status, out, err)
+        out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr + more))
+        return Result(command, status, out, err)
 
     def install(self, what: Path) -> None:
         """Install a .deb, or lay a folder over the root."""
@@ -302,7 +356,7 @@ class Virtual(Target):
             return
         try:
             self.first.snapshot("installed")
-        except vm.MachineError as error:
+        except vm.VmError as error:
             self.note = f"all tests in one machine: {str(error).splitlines()[0]}"
             self.disposable = False
         else:
@@ -318,7 +372,7 @@ class Virtual(Target):
         with ExitStack() as stack:
             try:
                 self.machine = stack.enter_context(self.pool.take())
-            except (vm.MachineError, OSError) as error:
+            except (vm.VmError, OSError) as error:
                 raise TargetError(f"no fresh machine: {error}") from error
             yield
 

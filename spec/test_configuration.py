@@ -150,7 +150,7 @@ def test_a_value_can_be_the_output_of_a_command(subhost: Subhost) -> None:
 
 @clause("bang-start")
 def test_the_command_of_start_runs_on_the_main_host(subhost: Subhost) -> None:
-    """It can read what the subhost does not have."""
+    """The command of a START can read what only the main host has."""
     subhost.put("services", "/one\n", 0o644)
     subhost.put("root/one", "#!/bin/sh\necho $1 > /told\n")
     subhost.boot(f"START=!cat {subhost.folder}/services")
@@ -324,7 +324,7 @@ def test_a_file_that_everyone_may_write_is_refused(subhost: Subhost) -> None:
 
 @clause("warn-owner")
 def test_a_file_of_another_user_draws_a_warning(subhost: Subhost) -> None:
-    """It is used all the same."""
+    """A configuration of another user is warned of, and used all the same."""
     subhost.write()
     subhost.run(f"chown 4321 {subhost.conf}")
     done = subhost.start()

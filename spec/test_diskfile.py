@@ -39,7 +39,7 @@ def test_a_disk_image_as_lower(disk: Subhost) -> None:
 
 @clause("diskfile-second", "diskfile-partition")
 def test_a_partition_as_lower(disk: Subhost) -> None:
-    """The second partition of an image."""
+    """The second partition of a disk image lies under the subhost."""
     disk.boot("LOWER=!overlay-diskfile mnt/ parted.img 2")
     assert "some" in disk.inside("ls /")
 
@@ -82,7 +82,7 @@ def test_a_mounted_image_is_used_as_it_is(disk: Subhost) -> None:
 
 @clause("diskfile-inactive")
 def test_outside_of_a_boot_nothing_is_mounted(subhost: Subhost) -> None:
-    """It only prints the path."""
+    """Outside of a boot overlay-diskfile mounts nothing and only prints the path."""
     done = subhost.run(f"cd {subhost.folder} && overlay-diskfile mnt/some/path disk.img 2")
     assert (done.status, done.out) == (0, "mnt/some/path\n"), done
 
@@ -90,6 +90,6 @@ def test_outside_of_a_boot_nothing_is_mounted(subhost: Subhost) -> None:
 @clause("diskfile-fails")
 @pytest.mark.parametrize("what", ["nothing.img", "empty.img", "disk.img 7"])
 def test_an_image_that_cannot_be_mounted_fails_the_boot(disk: Subhost, what: str) -> None:
-    """One line says so, and nothing is started."""
+    """An image that cannot be mounted starts nothing, and one line says so."""
     done = disk.refused(f"LOWER=!overlay-diskfile mnt/ {what}")
     assert done.status != 0 and what.split()[0] in done.err, done

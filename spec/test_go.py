@@ -201,7 +201,7 @@ def test_killed_on_pipes_it_leaves_nothing(subhost: Subhost) -> None:
         f"overlay-go {subhost.name} sh -c 'trap \"\" HUP; sleep 4323 | sleep 4323; :' "
         "> /dev/null 2>&1 < /dev/null &"
     )
-    assert subhost.wait("pgrep -f 'sleep 432[3]'")
+    assert subhost.wait("pgrep -f '^sleep 432[3]'")
     subhost.run(f"pkill -KILL -f '^[^ ]*python3? [^ ]*overlay-go {subhost.name} '")
     assert subhost.wait("! pgrep -f 'sleep 432[3]'", 10)
 
@@ -356,3 +356,85 @@ with open("/seen", "w") as file:
     assert not [line for line in seen if "/run/overlay-boot" in line], seen
     assert not [line for line in seen if line.startswith("exe ") and "python" in line], seen
     assert any("sleep" in line or "busybox" in line or "sh" in line for line in seen), seen
+
+
+@clause("go-hidden")
+def test_a_stop_at_a_terminal_lends_it_to_nobody(subhost: Subhost) -> None:
+    """While overlay-stop waits for a stop script nobody inside has the caller's terminal, and what
+    is typed goes to no one there."""
+    subhost.put(
+        "root/service",
+        "#!/bin/sh\n[ $1 = start ] || { ls -l /proc/*/fd > /open; sleep 2; }\n",
+    )
+    subhost.boot("START= /service")
+    result = fulfilled(
+        drive(
+            subhost,
+            f"overlay-stop {subhost.name}; echo over",
+            ["type", "echo typed-$((40 + 2))\n"],
+            ["see", "over", 30],
+            ["end", 10],
+        )
+    )
+    assert "typed-42" not in result["screen"]
+    files = subhost.target.read(f"{subhost.folder}/root/open")
+    assert "/dev/null" in files and "/dev/pts" not in files and "/dev/tty" not in files, files
+
+
+@clause("go-hang-up")
+@pytest.mark.parametrize("told", ["told", "not told"])
+def test_the_callers_terminal_is_closed(subhost: Subhost, told: str) -> None:
+    """The command ends of SIGHUP, also where overlay-go itself is told to ignore that one."""
+    subhost.boot()
+    ignore = "trap '' HUP; " if told == "not told" else ""
+    command = f"{ignore}exec overlay-go {subhost.name} sh -c 'echo ready; sleep 4324; :'"
+    fulfilled(drive(subhost, command, ["see", "ready", 20], ["hang up"], ["end", 10]))
+    assert subhost.wait("! pgrep -f 'sleep 432[4]'", 10)
+    assert subhost.wait(f"! pgrep -f '[o]verlay-go {subhost.name} '", 10)
+
+
+@clause("go-unread")
+def test_a_terminal_that_nobody_reads(subhost: Subhost) -> None:
+    """While no output is taken SIGTERM ends a command that prints for ever, and one that is done."""
+    subhost.boot()
+    for command in ("yes", "seq 60000"):
+        result = fulfilled(
+            drive(
+                subhost,
+                f"exec overlay-go {subhost.name} {command}",
+                ["wait", 2],
+                ["kill", "SIGTERM", f"^[^ ]*python3? [^ ]*overlay-go {subhost.name} "],
+                ["wait", 2],
+                ["end", 10],
+            )
+        )
+        assert result["status"] in (0, 143), result["status"]
+        assert not subhost.target.run(f"pgrep -f '[o]verlay-go {subhost.name} '").out
+
+
+@clause("go-stop")
+def test_a_command_that_stops_itself_stops_nobody_else(subhost: Subhost) -> None:
+    """Without a terminal, the script that has overlay-go started goes on, as with a local command."""
+    subhost.boot()
+    done = subhost.run(
+        f"""overlay-go {subhost.name} sh -c 'kill -STOP $$; exit 9' < /dev/null > out 2>&1 &
+        pid=$!; until grep -q '^State:.T' /proc/$pid/status; do sleep 0.1; done
+        echo goes on; kill -CONT $pid; wait $pid; echo $?""",
+        timeout=20,
+    )
+    assert done.out == "goes on\n9\n", done
+
+
+@clause("go-killed")
+def test_killed_while_the_command_keeps_stopping(subhost: Subhost) -> None:
+    """A command that ignores signals and stops itself again and again ends all the same."""
+    subhost.put("root/stops", "#!/bin/sh\ntrap '' HUP TERM INT; while :; do kill -STOP $$; done\n")
+    subhost.boot()
+    drive(
+        subhost,
+        f"exec overlay-go {subhost.name} /stops",
+        ["wait", 1],
+        ["kill", "SIGKILL", f"^[^ ]*python3? [^ ]*overlay-go {subhost.name} "],
+        ["end", 5],
+    )
+    assert subhost.wait("! pgrep -f '[/]stops'", 15)

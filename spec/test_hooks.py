@@ -42,7 +42,7 @@ def test_which_hooks_run_for_which_root(subhost: Subhost, kind: str) -> None:
 
 @clause("premount-config", "postmount-config")
 def test_hooks_get_the_configuration(subhost: Subhost) -> None:
-    """CONFIG in their environment is its path."""
+    """Hooks have the configuration's path as CONFIG in their environment."""
     pre, post = spy(subhost, "pre"), spy(subhost, "post")
     subhost.start(f"PREMOUNT= {pre}\nPOSTMOUNT= {post}")
     assert subhost.wait(f"[ -s {subhost.folder}/post.ran ]", 20)
@@ -173,7 +173,7 @@ def test_an_edited_stanza_is_taken_up(subhost: Subhost) -> None:
 
 @clause("premount-interfaces-kept")
 def test_an_interfaces_file_is_left_alone(subhost: Subhost) -> None:
-    """One that UPPER has already stays as it is."""
+    """An interfaces(5) that UPPER has already stays as it is."""
     subhost.put("root/etc/network/interfaces", "# mine\n")
     subhost.boot("CABLES= =")
     assert subhost.target.read(f"{subhost.folder}/root/etc/network/interfaces") == "# mine\n"
@@ -215,7 +215,7 @@ def test_sys_shows_its_own_network_and_is_read_only(subhost: Subhost) -> None:
 
 @clause("ram-size")
 def test_ram_size(subhost: Subhost) -> None:
-    """The size of the tmpfs on /run."""
+    """RAM_SIZE is the size of the tmpfs on the subhost's /run."""
     subhost.boot("RAM_SIZE= 7M")
     run = subhost.inside("grep ' /run ' /proc/mounts").split()
     assert run[2] == "tmpfs" and "size=7168k" in run[3]
@@ -223,7 +223,7 @@ def test_ram_size(subhost: Subhost) -> None:
 
 @clause("ram-size-default")
 def test_ram_size_by_default(subhost: Subhost) -> None:
-    """50M."""
+    """Without RAM_SIZE the tmpfs on /run has 50M."""
     subhost.boot()
     assert "size=51200k" in subhost.inside("grep ' /run ' /proc/mounts")
 
@@ -237,7 +237,7 @@ def test_run_lock(subhost: Subhost) -> None:
 
 @clause("ram-size-none")
 def test_ram_size_none(subhost: Subhost) -> None:
-    """Nothing is mounted on /run."""
+    """With RAM_SIZE none nothing is mounted on /run."""
     subhost.put("root/run/mine", "")
     subhost.boot("RAM_SIZE= none")
     assert "/run/mine\n" in subhost.inside("ls /run/mine; grep ' /run ' /proc/mounts")

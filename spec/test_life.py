@@ -5,31 +5,32 @@ from __future__ import annotations
 import pytest
 
 from spec.clauses import clause
-from spec.subhost import PID1, Subhost
+from spec.subhost import Subhost
+from spec.waiting import PID1
 
 
 def slow_init(subhost: Subhost) -> str:
-    """An INIT whose script waits for a file in the subhost before it comes to the reaper."""
+    """An INIT whose script waits, at rest, for a line on /open before it comes to the reaper."""
     return "INIT= " + subhost.put(
         "init",
-        "#!/bin/sh\necho 'until [ -e /open ]; do sleep 0.05; done; sleep 99 & exec /.reaper'\n",
+        "#!/bin/sh\necho 'mkfifo /open; read line < /open; sleep 99 & exec /.reaper'\n",
     )
 
 
 @clause("boot-returns", "status-0")
 def test_boot_returns_when_the_init_commands_run(subhost: Subhost) -> None:
-    """Status 0, while INIT's commands still run, and by the subhost's own shell."""
+    """overlay-boot returns with status 0 while INIT's commands still run, by the subhost's own shell."""
     subhost.write(slow_init(subhost))
     look = f"readlink /proc/$(pid1 {subhost.name})/exe"
     done = subhost.run(f"{PID1}\noverlay-boot {subhost.conf} < /dev/null && {look}")
     assert done.status == 0 and done.out.endswith("/bin/busybox\n"), done
-    subhost.run(f"overlay-go {subhost.name} touch /open")
+    subhost.run(f"overlay-go {subhost.name} sh -c 'until [ -p /open ]; do :; done; echo > /open'")
     assert subhost.up()
 
 
 @clause("boot-wait")
 def test_wait_returns_when_the_reaper_runs(subhost: Subhost) -> None:
-    """With --wait all services have been started."""
+    """overlay-boot --wait returns when all services have been started."""
     init = subhost.put("init", "#!/bin/sh\necho 'sleep 1; sleep 99 & exec /.reaper'\n")
     subhost.write(f"INIT= {init}")
     done = subhost.run(f"overlay-boot --wait {subhost.conf} < /dev/null")
@@ -60,7 +61,7 @@ def test_foreground_stays_until_a_signal_stops_it(subhost: Subhost, signal: str)
 
 @clause("boot-foreground")
 def test_foreground_returns_when_the_subhost_ends(subhost: Subhost) -> None:
-    """It ends when the subhost does."""
+    """overlay-boot --foreground ends when the subhost does."""
     subhost.write("INIT= " + subhost.put("init", "#!/bin/sh\necho 'sleep 0.3'\n"))
     assert subhost.run(f"overlay-boot --foreground {subhost.conf}", timeout=20).status == 0
     assert not subhost.pid1()
@@ -100,7 +101,7 @@ def test_nothing_of_the_caller_reaches_pid_1(subhost: Subhost) -> None:
 
 @clause("boot-running", "status-1")
 def test_a_running_subhost_is_refused_and_untouched(subhost: Subhost) -> None:
-    """One line, status 1; the same pid 1 runs on, and still answers."""
+    """A second boot is refused in one line with status 1; the same pid 1 runs on, and still answers."""
     subhost.boot("CABLES= =")
     pid = subhost.pid1()
     done = subhost.start()
@@ -132,7 +133,8 @@ def test_a_subhost_that_ends_is_cleaned_up(subhost: Subhost) -> None:
 @clause("interrupted", "interrupted-status")
 @pytest.mark.parametrize("signal", ["INT", "TERM", "HUP", "KILL"])
 def test_an_interrupted_boot_leaves_nothing(subhost: Subhost, signal: str) -> None:
-    """Neither a name, nor a cable, nor a record, nor files in UPPER, though a hook would wait."""
+    """An interrupted boot leaves neither a name, nor a cable, nor a record, nor files in UPPER, though
+    one of its hooks would wait."""
     hook = subhost.put(
         "hook",
         f"#!/bin/sh\ntouch {subhost.folder}/started\n"

@@ -52,14 +52,14 @@ def test_any_mix_of_bridge_and_address(subhost: Subhost, bridge: str) -> None:
 
 @clause("cables-spec")
 def test_a_cable_has_an_equal_sign(subhost: Subhost) -> None:
-    """A word without one makes no cable."""
+    """A word of CABLES without an equal sign makes no cable."""
     subhost.start("CABLES= x")
     assert subhost.settled() and not link(subhost, f"{subhost.name}0")
 
 
 @clause("cables-up")
 def test_a_host_end_in_a_bridge_is_up(subhost: Subhost, bridge: str) -> None:
-    """Nobody has to set it up."""
+    """The host end of a cable in a bridge is up without anyone setting it up."""
     subhost.boot(f"CABLES= {bridge}=")
     assert ",UP" in link(subhost, f"{subhost.name}0")
 
@@ -262,7 +262,7 @@ def test_vlans_need_no_entry_and_use_up_no_number(subhost: Subhost) -> None:
 @pytest.mark.usefixtures("vlans", "interfaces")
 @pytest.mark.parametrize("tag", [1, 4094])
 def test_the_range_of_tags(subhost: Subhost, tag: int) -> None:
-    """The first and the last tag that the kernel takes."""
+    """The first and the last tag that the kernel takes make a VLAN."""
     trace = subhost.stanza(f"{subhost.name}0.{tag}")
     subhost.boot(f"CABLES= = =.{tag}")
     assert subhost.wait(f"[ -s {trace} ]")
@@ -296,3 +296,19 @@ def test_the_subhost_sets_up_its_end_of_a_vlan(subhost: Subhost) -> None:
         ip address add 192.0.2.1/30 dev {subhost.name}0.302"""
     )
     assert subhost.wait("ping -c 1 -W 1 192.0.2.2")
+
+
+@clause("files-netns")
+@pytest.mark.parametrize("how", ["stop", "its own"])
+def test_the_name_of_the_namespace_goes_with_the_subhost(subhost: Subhost, how: str) -> None:
+    """/run/netns/NAME is there while the subhost runs, and gone once it has been stopped or has
+    come to its own end."""
+    subhost.boot()
+    name = f"/run/netns/{subhost.name}"
+    assert subhost.host.file(name).exists
+    if how == "stop":
+        subhost.stop()
+    else:
+        assert subhost.runs("dummy_service")
+        subhost.run(f"overlay-go {subhost.name}", input="echo > /run/dummy_service\n")
+    assert subhost.wait(f"[ ! -e {name} ]")

@@ -56,7 +56,7 @@ def test_upper_is_seen_where_both_have_a_file(subhost: Subhost) -> None:
 
 @clause("work-unused")
 def test_without_an_overlay_no_work_is_needed(subhost: Subhost) -> None:
-    """A bind mounted root needs no folder for it."""
+    """A bind mounted root needs no folder for WORK."""
     text = subhost.of_kind("bind")
     subhost.run(f"rmdir {subhost.folder}/work")
     subhost.boot(text)
@@ -74,7 +74,7 @@ def test_upper_that_is_lower_is_bind_mounted(subhost: Subhost) -> None:
 
 @clause("root-plain")
 def test_one_folder_for_all_three_is_the_root_as_it_is(subhost: Subhost) -> None:
-    """Its files are the folder's own."""
+    """The files of a plain root are the folder's own."""
     subhost.boot(subhost.of_kind("plain"))
     assert subhost.inside("grep ' / ' /proc/mounts").split()[2] != "overlay"
     subhost.inside("echo mine > /mine")
@@ -93,7 +93,7 @@ def test_a_mounted_folder_for_all_three(subhost: Subhost) -> None:
 
 @clause("ns-pid")
 def test_the_pid_namespace_is_its_own(subhost: Subhost) -> None:
-    """Its pid 1 is another process for the main host."""
+    """The subhost's pid 1 is another process for the main host."""
     subhost.boot()
     assert subhost.pid1() != 1
     assert subhost.namespace("pid") != subhost.namespace("pid", main_host=True)
@@ -101,7 +101,7 @@ def test_the_pid_namespace_is_its_own(subhost: Subhost) -> None:
 
 @clause("proc-own")
 def test_proc_shows_its_own_processes_only(subhost: Subhost) -> None:
-    """A /proc that fits its pid namespace."""
+    """The subhost has a /proc that fits its pid namespace."""
     subhost.boot()
     assert subhost.inside("cat /proc/1/comm") == ".reaper\n"
     assert len(subhost.inside("ls -d /proc/[0-9]*").split()) < 9
@@ -118,7 +118,7 @@ def test_the_network_is_its_own(subhost: Subhost) -> None:
 
 @clause("netns-lo")
 def test_lo_is_up(subhost: Subhost) -> None:
-    """Without any service of the subhost's."""
+    """The loopback interface is up without any service of the subhost's."""
     subhost.boot()
     assert "UP" in subhost.interfaces()["lo"][1]
 
@@ -167,7 +167,7 @@ def test_later_mounts_do_not_cross(subhost: Subhost) -> None:
 
 @clause("ns-ipc", "ns-uts")
 def test_ipc_and_uts_namespaces(subhost: Subhost) -> None:
-    """They are its own, and the host name is NAME."""
+    """ipc and uts namespaces are the subhost's own, and its host name is NAME."""
     subhost.boot()
     for kind in ("ipc", "uts"):
         assert subhost.namespace(kind) != subhost.namespace(kind, main_host=True)
@@ -176,6 +176,6 @@ def test_ipc_and_uts_namespaces(subhost: Subhost) -> None:
 
 @clause("ns-shared")
 def test_users_are_the_main_hosts(subhost: Subhost) -> None:
-    """There is no namespace of their own for them."""
+    """There is no namespace of the subhost's own for users."""
     subhost.boot()
     assert subhost.namespace("user") == subhost.namespace("user", main_host=True)

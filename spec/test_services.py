@@ -39,7 +39,7 @@ def test_a_service_is_a_script_of_init_d(subhost: Subhost) -> None:
 
 @clause("start")
 def test_services_are_started_in_order(subhost: Subhost) -> None:
-    """One after the other, as START names them."""
+    """Services are started one after the other, as START names them."""
     for name in ("one", "two", "three"):
         service(subhost, f"/etc/init.d/{name}")
     subhost.boot("START= two one three")
@@ -65,7 +65,7 @@ def test_scripts_by_full_path_and_names_mix(subhost: Subhost) -> None:
 
 @clause("start-default")
 def test_the_default_start(subhost: Subhost) -> None:
-    """networking and ssh, in this order."""
+    """Without START, networking and ssh are started, in this order."""
     for name in ("networking", "ssh"):
         service(subhost, f"/etc/init.d/{name}")
     subhost.boot(omit=("START",))
@@ -93,7 +93,7 @@ def test_dummy_service_runs_where_services_left_nothing(subhost: Subhost) -> Non
 
 @clause("dummy-not")
 def test_no_dummy_service_beside_a_service(subhost: Subhost) -> None:
-    """Where a service runs there is none."""
+    """Where a service runs there is no dummy_service."""
     service(subhost, "/etc/init.d/one")
     subhost.boot("START= one")
     assert "sleep" in subhost.processes()
@@ -156,7 +156,7 @@ def test_the_subhosts_own_shell_runs_the_script(subhost: Subhost) -> None:
 
 @clause("init-no-reaper")
 def test_a_script_without_the_reaper_just_ends(subhost: Subhost) -> None:
-    """The subhost ends with it, and is cleared up."""
+    """A subhost whose script does not come to the reaper ends with it, and is cleared up."""
     subhost.put(
         "init", "#!/bin/sh\necho 'echo spoken; until [ -e /go-on ]; do sleep 0.05; done'\n"
     )
@@ -206,7 +206,7 @@ def test_services_are_stopped_inside(subhost: Subhost) -> None:
 
 @clause("stop-services-init")
 def test_services_are_stopped_whatever_init_is(subhost: Subhost) -> None:
-    """Also where an INIT of one's own has started them."""
+    """overlay-stop stops the services also where an INIT of one's own has started them."""
     service(subhost, "/one")
     init = subhost.put("init", "#!/bin/sh\necho '/one start; exec /.reaper'\n")
     subhost.boot(f"START= /one\nINIT= {init}")

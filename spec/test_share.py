@@ -102,7 +102,7 @@ def test_share_ends_with_the_subhost(subhost: Subhost) -> None:
 
 @clause("runtime-share", "runtime-share-both", "runtime-share-example")
 def test_share_with_a_running_subhost(subhost: Subhost) -> None:
-    """Both sides have the folder in common."""
+    """After overlay-share a running subhost and the main host have the folder in common."""
     shared = shared_folder(subhost)
     subhost.boot()
     done = subhost.run(f"overlay-share {shared} {subhost.name}")
@@ -131,7 +131,7 @@ def test_share_takes_the_configuration_file(subhost: Subhost) -> None:
 
 @clause("runtime-share-missing")
 def test_share_refuses_what_is_not_there(subhost: Subhost) -> None:
-    """One line of error, which names the path."""
+    """overlay-share refuses in one line what is not there."""
     subhost.boot()
     missing = f"{subhost.folder}/missing"
     done = subhost.run(f"overlay-share {missing} {subhost.name}")

@@ -65,14 +65,14 @@ def test_log_is_the_log(subhost: Subhost) -> None:
 
 @clause("log-default")
 def test_the_default_log(subhost: Subhost) -> None:
-    """By default it is /tmp/overlay-NAME.log."""
+    """Without LOG the log is /tmp/overlay-NAME.log."""
     subhost.boot(omit=("LOG",))
     assert subhost.host.file(f"/tmp/overlay-{subhost.name}.log").exists
 
 
 @clause("log-default-1-6")
 def test_the_default_log_of_1_6(subhost: Subhost) -> None:
-    """In Debian's version 1.6 it is /tmp/oly-NAME.log by default."""
+    """In Debian's version 1.6 the log is /tmp/oly-NAME.log without LOG."""
     subhost.boot(omit=("LOG",))
     assert subhost.host.file(f"/tmp/oly-{subhost.name}.log").exists
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vm import folders
-from vm.machine import MachineError
+from vm import folders, mirrors
+from vm.errors import RequestError
 from vm.processes import Say, run
 from vm.recipe import sources
 
@@ -14,14 +14,17 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 def fetch(package: str, suite: str, *, say: Say = print) -> Path:
-    """The .deb that the suite has now, in the cache. Raises MachineError."""
+    """The .deb that the suite has now, in the cache. Raises VmError."""
     if package.endswith(".deb") or not re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", package):
-        raise MachineError(f"{package}: neither a file that is there nor the name of a package")
+        raise RequestError(f"{package}: neither a file that is there nor the name of a package")
     base = folders.own(folders.cache() / "packages") / suite
     for folder in ("lists/partial", "archives/partial", "debs"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     (base / "status").touch()
-    lines = [line.replace("deb ", f"deb [signed-by={KEYRING}] ", 1) for line in sources(suite)]
+    known = mirrors.mirrors()
+    lines = [
+        line.replace("deb ", f"deb [signed-by={KEYRING}] ", 1) for line in sources(suite, known)
+    ]
     (base / "sources.list").write_text("\n".join(lines) + "\n")
     places = {
         "Dir::Etc::SourceList": base / "sources.list",
@@ -34,10 +37,11 @@ def fetch(package: str, suite: str, *, say: Say = print) -> Path:
         "APT::Sandbox::User": "root",
     }
     flags = [flag for name, value in places.items() for flag in ("-o", f"{name}={value}")]
-    busy = lambda: say(f"package {package} of {suite}: waiting for another run that fetches one")
-    with folders.Lock(base / "lock", wait=True, busy=busy):
+    what = f"package {package} of {suite}"
+    busy = lambda: say(f"{what}: waiting for another run that fetches one")
+    with folders.workspace("fetch") as work, folders.Lock(base / "lock", wait=True, busy=busy):
+        flags += ["-c", str(mirrors.settings(work, known.logins))]
         for command in (["update", "--error-on=any"], ["download", package]):
-            what = f"package {package} of {suite}"
             run(what, "apt-get", "-q", *flags, *command, folder=base / "debs")
     files = (base / "debs").glob(f"{package}_*.deb")
     return max(files, key=lambda file: file.stat().st_mtime)

@@ -19,7 +19,7 @@ VAGRANTFILE = Path(__file__).with_name("box.Vagrantfile")
 def pack(image: Image, folder: Path, *, say: Say = print) -> Path:
     """Write NAME.box into a folder, whole or not at all; an image's box is packed once.
 
-    Root's key is in it, so it is for this user alone. Raises MachineError.
+    Root's key is in it, so it is for this user alone. Raises VmError.
     """
     version = hashlib.sha256(VAGRANTFILE.read_bytes()).hexdigest()[:6]
     target = folder / f"{image.folder.name}-{version}.box"

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vm import folders, image, start
+from vm import booted, folders, image
+from vm.options import INITS
 from vm.processes import Say
-from vm.recipe import FLAVOURS, SUITES, recipe
+from vm.recipe import FLAVOURS, SUITES, plan
 
 
 @dataclass(frozen=True)
@@ -25,24 +26,24 @@ class Item:
 
 
 def items() -> Iterator[Item]:
-    """All that the cache holds. Raises MachineError where no mirror is known."""
-    cache, current = folders.cache(), {recipe(s, f).key for s in SUITES for f in FLAVOURS}
+    """All that the cache holds. An image is current whatever mirror it came from."""
+    cache, stems = folders.cache(), tuple(plan(s, f).stem for s in SUITES for f in FLAVOURS)
 
     def item(kind: str, path: Path, keep: bool, used: bool = False, inner: str = "**/*") -> Item:
         parts = [path, *path.glob(inner)]
         return Item(kind, path, keep, used, sum(part.lstat().st_blocks * 512 for part in parts))
 
     for one in image.cached():
-        keep, used = one.folder.name in current, folders.in_use(one.lock)
+        keep, used = one.folder.name.startswith(stems), folders.in_use(one.lock)
         yield item("image", one.folder, keep, used, inner="*")
-        shapes = [start.shape(one, a, i) for a in ("kvm", "tcg") for i in start.INITS]
-        states = [start.kept(one, shape) for shape in shapes]
+        shapes = [booted.shape(one, a, i) for a in ("kvm", "tcg") for i in INITS]
+        states = [booted.kept(one, shape) for shape in shapes]
         for path in sorted(one.folder.glob("booted-*")):
             yield item("state", path, keep and path in states, used)
     for path in sorted(cache.glob("images/*.log")):
-        yield item("log", path, path.stem in current and path.with_suffix("").exists())
+        yield item("log", path, path.stem.startswith(stems) and path.with_suffix("").exists())
     for path in sorted(cache.glob("boxes/*")):
-        yield item("box", path, path.name.rpartition("-")[0] in current)
+        yield item("box", path, path.name.startswith(stems))
     for path in sorted(cache.glob("packages/*")):
         yield item("packages", path, keep=True)
     for path in cache.glob("vagrant"):  # made of the boxes again when it is wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
@@ -9,14 +10,44 @@ import struct
 import time
 from collections import deque
 
-from vm.machine import CommandTimeout, MachineError, Result
+from vm.errors import CommandTimeout, MachineError
+from vm.machine import Input, Result, Sink
 
 FRAME = struct.Struct("<B3xII")
 WORD = struct.Struct("<I")
 CHUNK = 65536
 WINDOW = 16 * CHUNK  # bytes of input under way; the agent's buffer
-LONGEST_COMMAND = 128 * 1024 - 1  # the kernel's limit for one argument
 GRACE = 10.0  # seconds for the agent to report a killed command
+
+
+class Source:
+    """What a command is fed with: bytes, or a file by its descriptor, as it becomes readable."""
+
+    def __init__(self, given: Input) -> None:
+        self._rest = memoryview(given) if isinstance(given, bytes) else None
+        self.fd = -1 if isinstance(given, bytes) else given.fileno()
+        self.under_way = 0  # bytes that the guest has not taken yet
+        self.ended = False
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be sent now."""
+        return not self.ended and self.under_way < WINDOW
+
+    def take(self) -> bytes | memoryview:
+        """What to send next; nothing at its end."""
+        size = min(CHUNK, WINDOW - self.under_way)
+        if self._rest is None:
+            data: bytes | memoryview = os.read(self.fd, size)
+        else:
+            data, self._rest = self._rest[:size], self._rest[size:]
+        self.under_way += len(data)
+        self.ended = not data
+        return data
+
+
+NOTHING = Source(b"")
+NOTHING.ended = True
 
 
 class Channel:
@@ -53,71 +84,77 @@ class Channel:
             if (kind, to) == ("H", wanted):
                 return
 
-    def run(self, command: str, *, timeout: float, input: bytes = b"") -> Result:
-        """See Machine.run."""
-        if len(command.encode()) > LONGEST_COMMAND or "\0" in command:
-            raise ValueError("a command is at most 128 KiB without zero bytes: use `input`")
-        begin = time.monotonic()
-        deadline = begin + timeout
-        wanted = self._next()
+    def run(
+        self,
+        command: str,
+        *,
+        timeout: float,
+        input: Input = b"",
+        out: Sink | None = None,
+        err: Sink | None = None,
+    ) -> Result:
+        """See Machine.run. Left by an exception, of a sink for instance, the command is killed."""
         output: dict[str, list[bytes]] = {"O": [], "E": []}
-        self._send("R", command.encode())
-        rest, under_way = memoryview(input), 0
-        self._feed(rest[:WINDOW])
-        under_way, rest = len(rest[:WINDOW]), rest[WINDOW:]
-        if not rest:
-            self._send("I")
-        killed = False
-        while True:
-            kind, to, payload = self._frame(deadline)
-            if kind == "":
-                if killed:
-                    raise MachineError(f"the machine hangs: no answer while it ran {command!r}")
-                killed, deadline = True, time.monotonic() + GRACE
-                self._send("K")
-            elif kind == "H" and to == 0:
-                raise MachineError(f"the machine lost {command!r}: its agent was started again")
-            elif to != wanted:
-                continue
-            elif kind in output:
-                output[kind].append(payload)
-            elif kind == "A" and rest:
-                under_way -= WORD.unpack(payload)[0]
-                more = rest[: WINDOW - under_way]
-                self._feed(more)
-                under_way, rest = under_way + len(more), rest[len(more) :]
-                if not rest:
-                    self._send("I")
-            elif kind == "X":
-                status = os.waitstatus_to_exitcode(WORD.unpack(payload)[0])
-                break
-        status = status if status >= 0 else 128 - status
-        result = Result(
-            command,
-            status,
-            b"".join(output["O"]),
-            b"".join(output["E"]),
-            time.monotonic() - begin,
-        )
+        sinks = {"O": out or output["O"].append, "E": err or output["E"].append}
+        begin = time.monotonic()
+        wanted = self._next()
+        self._send("R", os.fsencode(command))
+        try:
+            status, killed = self._until_its_end(command, wanted, begin + timeout, input, sinks)
+        except MachineError:
+            raise
+        except BaseException:
+            self._send("K")
+            limit = time.monotonic() + GRACE
+            while self._frame(limit)[:2] not in (("X", wanted), ("", 0)):
+                pass
+            raise
+        stdout, stderr = (b"".join(output[kind]) for kind in "OE")
+        result = Result(command, status, stdout, stderr, time.monotonic() - begin)
         if killed:
             raise CommandTimeout(f"still running after {timeout:g} s, killed:\n{result}", result)
         return result
 
+    def _until_its_end(
+        self, command: str, wanted: int, deadline: float, input: Input, sinks: dict[str, Sink]
+    ) -> tuple[int, bool]:
+        """The command's exit status, and whether it was killed for its time limit."""
+        source, killed = Source(input), False
+        while True:
+            kind, to, payload = self._frame(deadline, source)
+            if kind == "":
+                if killed:
+                    raise MachineError(
+                        f"the machine hangs: no answer while it ran {command[:500]!r}"
+                    )
+                killed, deadline = True, time.monotonic() + GRACE
+                self._send("K")
+            elif kind == "H" and to == 0:
+                raise MachineError(
+                    f"the machine lost {command[:500]!r}: its agent was started again"
+                )
+            elif to != wanted:
+                continue
+            elif kind in sinks:
+                sinks[kind](payload)
+            elif kind == "A":
+                source.under_way -= WORD.unpack(payload)[0]
+            elif kind == "X":
+                status = os.waitstatus_to_exitcode(WORD.unpack(payload)[0])
+                return status if status >= 0 else 128 - status, killed
+
     def _next(self) -> int:
         self._id = (self._id + 1) & 0xFFFFFFFF or 1
         return self._id
-
-    def _feed(self, data: memoryview) -> None:
-        for start in range(0, len(data), CHUNK):
-            self._send("I", data[start : start + CHUNK])
 
     def _send(self, kind: str, payload: bytes | memoryview = b"") -> None:
         self._out.append(memoryview(FRAME.pack(ord(kind), self._id, len(payload))))
         if payload:
             self._out.append(memoryview(payload))
 
-    def _frame(self, deadline: float) -> tuple[str, int, bytes]:
-        """The next frame from the guest while sending what waits; kind "" past the deadline."""
+    def _frame(self, deadline: float, source: Source = NOTHING) -> tuple[str, int, bytes]:
+        """The next frame from the guest, while sending what waits and what the source has to give;
+        kind "" past the deadline."""
         while True:
             if len(self._in) >= FRAME.size:
                 kind, to, length = FRAME.unpack_from(self._in)
@@ -128,12 +165,20 @@ class Channel:
             left = deadline - time.monotonic()
             if left <= 0:
                 return "", 0, b""
+            if source.fd < 0:
+                while source.has_room:
+                    self._send("I", source.take())
+            reading: list[socket.socket | int] = [self._socket]
+            reading += [source.fd] if source.fd >= 0 and source.has_room else []
             wants_out = [self._socket] if self._out else []
-            readable, writable, _ = select.select([self._socket], wants_out, [], left)
+            limit = None if math.isinf(left) else left
+            readable, writable, _ = select.select(reading, wants_out, [], limit)
+            if source.fd in readable:
+                self._send("I", source.take())
             try:
                 if writable:
                     self._write()
-                if readable:
+                if self._socket in readable:
                     data = self._socket.recv(1 << 20)
                     if not data:
                         raise ConnectionResetError

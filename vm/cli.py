@@ -1,7 +1,8 @@
 """`python -m vm build|up|ssh|run|list|destroy|fetch|box|prune`.
 
-Exit statuses: 0 done, 1 failed (one line on stderr says why), 2 usage; `run` hands on the command's
-own, or 125 when the machine broke; `ssh` is ssh's own, or 125 when it cannot start.
+Exit statuses: 0 done, 1 failed (one line on stderr says why), 2 usage. `run` hands on the command's
+own, 124 when its time limit ran out, and 125 for whatever is not the command's doing: a usage that is
+wrong, a machine that is not there or broke. `ssh` is ssh's own, or 125 when it cannot start.
 """
 
 from __future__ import annotations
@@ -13,16 +14,20 @@ import shlex
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from vm import archive, cache, folders, image, processes, recipe, start
-from vm.machine import CommandTimeout, MachineError
+from vm import archive, cache, folders, image, processes, software
+from vm.errors import CommandTimeout, RequestError, VmError
+from vm.machine import Sink
+from vm.options import Wanted, add_suite
+from vm.options import add as add_options
 from vm.qemu import QemuMachine
 
-BROKEN = 125
+LATE, BROKEN = 124, 125
 
 
 def say(line: str) -> None:
@@ -65,7 +70,7 @@ def pick(name: str) -> Running:
     ]
     if len(matching) != 1:
         names = ", ".join(m.name for m in matching or detached) or "none runs: python -m vm up"
-        raise MachineError(f"machine {name!r}: {'which' if matching else 'not found'} ({names})")
+        raise RequestError(f"machine {name!r}: {'which' if matching else 'not found'} ({names})")
     return matching[0]
 
 
@@ -78,18 +83,13 @@ def build(options: argparse.Namespace) -> int:
 def up(options: argparse.Namespace) -> int:
     """Start a machine that goes on running; prints its name."""
     begin = time.monotonic()
-    machine = start.up(
-        options.suite,
-        flavour=options.flavour,
-        init=options.init,
-        network=options.network,
-        cold=options.cold,
-        detached=True,
-        say=say,
-    )
+    wanted = Wanted.given(options, detached=True)
+    if options.install:
+        software.look(options.install)
+    machine = wanted.made_by.up(wanted, say)
     try:
         if options.install:
-            start.install(machine, options.install)
+            software.install(machine, options.install)
         seconds = round(time.monotonic() - begin, 2)
         about = {"name": machine.name, "seconds": seconds}
         print(json.dumps(about) if options.json else machine.name, flush=True)
@@ -109,22 +109,43 @@ def ssh(options: argparse.Namespace) -> int:
     os.execvp(command[0], [*command, *options.command])
 
 
+def seconds(text: str) -> float:
+    """A time limit: a number above 0, or inf for none."""
+    value = float(text)
+    if not value > 0:
+        raise ValueError
+    return value
+
+
+def handing_on(stream: TextIO | None) -> Sink:
+    """Hands on bytes as they come, to a stream of Python's; one that is closed takes none."""
+
+    def hand_on(data: bytes) -> None:
+        if stream is not None:
+            stream.buffer.write(data)
+            stream.buffer.flush()
+
+    return hand_on
+
+
 def run(options: argparse.Namespace) -> int:
     """Run a command in a machine: one word is a line for its shell, several are taken as they are."""
     words = options.command
-    data = sys.stdin.buffer.read() if options.input else b""
+    data = sys.stdin.buffer if options.input and sys.stdin else b""
     machine = QemuMachine.attach(pick(options.name).folder)
     try:
-        line = words[0] if len(words) == 1 else shlex.join(words)
-        result = machine.run(line, timeout=options.timeout, input=data)
-    except CommandTimeout as error:
-        result = error.result
+        return machine.run(
+            words[0] if len(words) == 1 else shlex.join(words),
+            timeout=options.timeout,
+            input=data,
+            out=handing_on(sys.stdout),
+            err=handing_on(sys.stderr),
+        ).status
+    except CommandTimeout:
         say(f"vm: still running after {options.timeout:g} s, killed")
+        return LATE
     finally:
         machine.disconnect()
-    sys.stdout.buffer.write(result.stdout)
-    sys.stderr.buffer.write(result.stderr)
-    return result.status
 
 
 def list_all(options: argparse.Namespace) -> int:
@@ -150,7 +171,7 @@ def list_all(options: argparse.Namespace) -> int:
 def destroy(options: argparse.Namespace) -> int:
     """End machines and remove all that they left."""
     if not options.name and not options.all:
-        raise MachineError("destroy what? Name a machine, or --all")
+        raise RequestError("destroy what? Name a machine, or --all")
     chosen = [m for m in running() if m.detached] if options.all else [pick(options.name)]
     for machine in chosen:
         QemuMachine.attach(machine.folder).close()
@@ -180,6 +201,34 @@ def prune(options: argparse.Namespace) -> int:
     return 0
 
 
+def add_run_options(command: argparse.ArgumentParser) -> None:
+    """The options of `run`, which may stand before the machine's name or after it."""
+    keep = argparse.SUPPRESS  # one that is not given leaves what was given before it
+    command.add_argument(
+        "-i", "--input", action="store_true", default=keep, help="hand on standard input"
+    )
+    command.add_argument(
+        "--timeout", type=seconds, default=keep, help="seconds, or inf (default 600)"
+    )
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """The command line. Raises SystemExit where it is wrong."""
+    if words[:1] != ["run"]:
+        return parser().parse_args(words)
+    end = words.index("--") if "--" in words else len(words)
+    options = parser().parse_args(words[:end])
+    after = argparse.ArgumentParser(prog="python -m vm run", add_help=False)
+    add_run_options(after)
+    after.add_argument("command", nargs=argparse.REMAINDER)
+    after.parse_args(options.command, options)
+    # The first -- ends the options, unless the command has begun: then it is the command's own.
+    options.command += words[end if options.command else end + 1 :]
+    if not options.command:
+        after.error("run what? a command is missing")
+    return options
+
+
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     whole = argparse.ArgumentParser(
@@ -193,26 +242,24 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=about, description=about)
         command.set_defaults(action=action)
         if "suite" in flags:
-            command.add_argument("suite", nargs="?", default="trixie", choices=recipe.SUITES)
-            command.add_argument("--flavour", default="plain", choices=sorted(recipe.FLAVOURS))
+            add_suite(command)
+            add_options(command.add_argument, "flavour")
         if "json" in flags:
             command.add_argument("--json", action="store_true", help="for a script to read")
         return command
 
     add("build", build, "suite").add_argument("--fresh", action="store_true", help="build anew")
     command = add("up", up, "suite", "json")
-    command.add_argument("--init", default="systemd", choices=start.INITS)
-    command.add_argument("--network", action="store_true", help="reach beyond this machine")
+    add_options(command.add_argument, "init", "network", "cold")
     command.add_argument("--install", type=Path, metavar="DEB|DIR", help="put this into it")
-    command.add_argument("--cold", action="store_true", help="boot, restore no kept state")
     command = add("ssh", ssh)
     command.add_argument("name")
     command.add_argument("command", nargs=argparse.REMAINDER)
     command = add("run", run)
-    command.add_argument("-i", "--input", action="store_true", help="hand on standard input")
-    command.add_argument("--timeout", type=float, default=600.0, help="seconds (default 600)")
+    command.set_defaults(input=False, timeout=600.0)
+    add_run_options(command)
     command.add_argument("name")
-    command.add_argument("command", nargs=argparse.REMAINDER)
+    command.add_argument("command", nargs=argparse.REMAINDER, help="after -- whatever it is")
     add("list", list_all, "json")
     command = add("destroy", destroy)
     command.add_argument("name", nargs="?")
@@ -221,7 +268,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, default=Path("dist"), help="folder (default dist)")
     command = add("fetch", fetch)
     command.add_argument("package")
-    command.add_argument("suite", nargs="?", default="sid", choices=recipe.SUITES)
+    add_suite(command, "sid")
     command = add("prune", prune)
     command.add_argument("--all", action="store_true", help="current ones too")
     return whole
@@ -229,9 +276,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; its exit status."""
-    options = parser().parse_args(arguments)
-    if options.action is run and not options.command:
-        parser().error("run what? a command is missing")
+    words = sys.argv[1:] if arguments is None else arguments
+    bad = BROKEN if words[:1] in (["run"], ["ssh"]) else 1
+    try:
+        options = parse(words)
+    except SystemExit as end:
+        return 0 if not end.code else max(bad, 2)
     processes.end_in_order()
     try:
         status: int = options.action(options)
@@ -239,10 +289,13 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except (MachineError, OSError) as error:
+    except (VmError, OSError) as error:
         say(f"vm: {error}")
-        return BROKEN if options.action in (run, ssh) else 1
+        return bad
     except KeyboardInterrupt:
         say("vm: interrupted")
         return 128 + signal.SIGINT
+    except Exception:  # noqa: BLE001 - a fault of this program is never the command's own status
+        traceback.print_exc()
+        return bad
     return status

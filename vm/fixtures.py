@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from vm import backend, cli, image, processes, recipe, start
+from vm import backend, cli, image, processes
 from vm.image import Image
 from vm.machine import Machine
+from vm.options import Wanted
+from vm.options import add as add_options
 from vm.pool import Pool
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The suite, flavour and provider."""
     group = parser.getgroup("vm", "disposable machines")
-    group.addoption("--vm-suite", default="trixie", choices=recipe.SUITES)
-    group.addoption("--vm-flavour", default="plain", choices=sorted(recipe.FLAVOURS))
-    group.addoption("--vm-provider", default="qemu", choices=start.PROVIDERS)
+    add_options(group.addoption, "suite", "flavour", "provider", "init", prefix="--vm-")
 
 
 def pytest_configure() -> None:
@@ -48,10 +48,8 @@ def vm_machine(
     request: pytest.FixtureRequest, vm_image: Image, vm_prepare: Callable[[Machine], None]
 ) -> Iterator[Machine]:
     """One machine for the whole session, prepared."""
-    options = request.config.option
-    with start.up(
-        options.vm_suite, flavour=options.vm_flavour, provider=options.vm_provider, say=cli.say
-    ) as machine:
+    wanted = Wanted.given(request.config.option, "vm_")
+    with wanted.made_by.up(wanted, cli.say) as machine:
         vm_prepare(machine)
         yield machine
 

@@ -21,35 +21,58 @@ from typing import Self
 from urllib.parse import quote
 
 from vm import processes
-from vm.machine import MachineError
+from vm.errors import HostError
 
 #: Bytes of the run folder's path: a socket's path has 107 at most, and ssh adds 45 to its own.
 LONGEST_RUN = 60
 
 
-def _named(variable: str, default: Path, mode: int, longest: int = 4096) -> Path:
-    """The folder that a variable names, else the default, made when missing. Raises MachineError.
+def _named(variable: str, default: Path | None, mode: int, longest: int = 4096) -> Path:
+    """The folder that a variable names, else the default, made when missing. Raises HostError.
 
     What is abandoned in it gets removed, so one that holds other things is refused.
     """
     named = os.environ.get(variable)
-    folder = Path(os.path.abspath(named or default))
+    if not (named or default):
+        raise HostError(f"{variable}: user {os.geteuid()} has no home folder: name a folder")
+    folder = Path(os.path.abspath(named or default or ""))
     if not re.fullmatch(r"[\w./,+@=~:-]+", str(folder)):
-        raise MachineError(f"{variable}: a path without blanks, quotes and the like: {folder}")
+        raise HostError(f"{variable}: a path without blanks, quotes and the like: {folder}")
     if len(bytes(folder)) > longest:
-        raise MachineError(f"{variable}: {folder} is longer than {longest} bytes")
-    mark = own(folder, mode) / ".claims"
-    if named and any(folder.iterdir()) and not mark.exists():
-        raise MachineError(f"{variable}: {folder} holds other things: name an empty folder")
-    mark.touch(0o600)
+        raise HostError(f"{variable}: {folder} is longer than {longest} bytes")
+    try:
+        mark = own(folder, mode) / ".claims"
+        if named and any(folder.iterdir()) and not mark.exists():
+            raise HostError(f"{variable}: {folder} holds other things: name an empty folder")
+        mark.touch(0o600)
+    except OSError as error:
+        raise HostError(f"{variable}: {folder}: {error.strerror}: name another folder") from error
     return folder
 
 
 def cache() -> Path:
     """The folder of images, made when missing."""
-    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    base = Path("/var/cache") if os.geteuid() == 0 else users
-    return _named("VM_CACHE", base / "disposable-vm", 0o755)
+    base = Path("/var/cache") if os.geteuid() == 0 else _users_cache()
+    return _named("VM_CACHE", base and base / "disposable-vm", 0o755)
+
+
+def _users_cache() -> Path | None:
+    """The user's folder for such things; one without a home may have none."""
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        return None
+
+
+def check_programs_run() -> None:
+    """Raise HostError where an image cannot be made, since no program of it could run there."""
+    if os.statvfs(cache()).f_flag & os.ST_NOEXEC:
+        raise HostError(
+            f"VM_CACHE: {cache()} is mounted noexec, and making an image runs its programs: "
+            "name a folder elsewhere"
+        )
 
 
 def building() -> Path:
@@ -76,12 +99,12 @@ def _shared_memory() -> Path:
 
 
 def own(folder: Path, mode: int = 0o700) -> Path:
-    """Make a folder of that mode, or make sure that it is one and ours. Raises MachineError."""
+    """Make a folder of that mode, or make sure that it is one and ours. Raises HostError."""
     with suppress(FileExistsError):
         folder.mkdir(mode=mode, parents=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise MachineError(f"{folder}: not a folder of user {os.geteuid()}; remove it")
+        raise HostError(f"{folder}: not a folder of user {os.geteuid()}; remove it")
     if stat.S_IMODE(status.st_mode) != mode:
         folder.chmod(mode)
     return folder

@@ -8,6 +8,7 @@ in the cache's `building` folder and is swept later.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import lzma
 import os
@@ -18,9 +19,10 @@ import subprocess
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from vm import folders
-from vm.machine import MachineError
+from vm import folders, mirrors
+from vm.errors import HostError
 from vm.processes import Say, as_root, explain, run
 from vm.recipe import AGENT, BOOT_MODULES, DISK, EXCLUDED, GUEST, INIT, Recipe, recipe
 
@@ -53,14 +55,35 @@ class Image:
         return sum(file.stat().st_blocks * 512 for file in self.folder.rglob("*"))
 
     @property
+    def about(self) -> dict[str, Any]:
+        """What image.json holds."""
+        value: dict[str, Any] = json.loads((self.folder / "image.json").read_text())
+        return value
+
+    def check(self, *, thoroughly: bool = False) -> None:
+        """Raise HostError when a file of it is not as it was made: by its size, or its content."""
+        try:
+            about = self.about
+            for name, (size, digest) in about["files"].items():
+                file = self.folder / name
+                if file.stat().st_size != size or (thoroughly and _digest(file) != digest):
+                    raise ValueError(name)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            suite, flavour, _ = f"{self.folder.name}--".split("-", 2)
+            raise HostError(
+                f"image {self.folder} is damaged ({error}): "
+                f"python -m vm build {suite} --flavour {flavour} --fresh"
+            ) from error
+
+    @property
     def lock(self) -> Path:
         """Held, shared, by each machine that runs from this image or a state of it."""
         return self.folder / "used"
 
     def check_unused(self) -> None:
-        """Raises MachineError when a machine uses it."""
+        """Raises VmError when a machine uses it."""
         if folders.in_use(self.lock):
-            raise MachineError(f"image {self.folder.name} is in use: end its machines first")
+            raise HostError(f"image {self.folder.name} is in use: end its machines first")
 
 
 def cached() -> list[Image]:
@@ -71,12 +94,13 @@ def cached() -> list[Image]:
 def build(suite: str, flavour: str = "plain", *, say: Say = print, fresh: bool = False) -> Image:
     """The image of the current recipe: from the cache, else (or when `fresh`) built.
 
-    A second process that wants the same image waits for the first one's. Raises MachineError, also
+    A second process that wants the same image waits for the first one's. Raises VmError, also
     when a running machine uses the image that a fresh one is to replace.
     """
     wanted = recipe(suite, flavour)
     image = Image(folders.own(folders.cache() / "images") / wanted.key)
     if image.folder.exists() and not fresh:
+        image.check()
         return image
     turn = folders.building() / f"{wanted.key}.turn"
     busy = lambda: say(f"image {suite}: waiting for another run that makes it")
@@ -89,7 +113,7 @@ def build(suite: str, flavour: str = "plain", *, say: Say = print, fresh: bool =
             try:
                 _build(wanted, work, say)
             except OSError as error:
-                raise MachineError(explain(f"image {suite}", str(error))) from error
+                raise HostError(explain(f"image {suite}", str(error))) from error
             finally:
                 with contextlib.suppress(OSError):  # a full disk has been told of already
                     shutil.copy(log, image.folder.with_suffix(".log"))
@@ -113,12 +137,25 @@ def _build(wanted: Recipe, work: Path, say: Say) -> None:
 
     tools = ("mmdebstrap", "mke2fs", "qemu-img", "cpio", "cc", "ssh-keygen")
     if missing := [tool for tool in tools if not shutil.which(tool)]:
-        raise MachineError(f"missing here: {' '.join(missing)}: make vm-setup")
+        raise HostError(f"missing here: {' '.join(missing)}: make vm-setup")
+    folders.check_programs_run()
     log.touch()
     result.mkdir()
     step(f"installing Debian's packages from {wanted.sources[0].split()[1]}")
     make("cc", "-static", "-Os", "-s", "-o", "vm-agent", AGENT)
-    make("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", wanted.key, "-f", "image/id_ed25519")
+    make(
+        *as_root(),
+        "ssh-keygen",
+        "-q",
+        "-t",
+        "ed25519",
+        "-N",
+        "",
+        "-C",
+        wanted.key,
+        "-f",
+        "image/id_ed25519",
+    )
     _bootstrap(wanted, _guest(work), work, step)
     step("making the disk")
     make(*as_root(), "sh", "-ec", _DISK, "sh", DISK)
@@ -130,7 +167,9 @@ def _build(wanted: Recipe, work: Path, say: Say) -> None:
     unpack_kernel(result / "vmlinuz", result / "vmlinux")
     keys = sorted((tree / "etc/ssh").glob("ssh_host_*_key.pub"))
     (result / "known_hosts").write_text("".join(f"* {key.read_text()}" for key in keys))
+    files = {file.name: (file.stat().st_size, _digest(file)) for file in sorted(result.iterdir())}
     about = asdict(wanted) | {
+        "files": files,
         "made": time.strftime("%FT%TZ", time.gmtime()),
         "kernel": kernel.name,
         "seconds": round(time.monotonic() - begin, 1),
@@ -138,6 +177,11 @@ def _build(wanted: Recipe, work: Path, say: Say) -> None:
     (result / "image.json").write_text(json.dumps(about, indent=2) + "\n")
     make(*as_root(), "rm", "-rf", "tree")
     step("done")
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 #: What stands in /dev is the kernel's business.
@@ -167,7 +211,7 @@ def _guest(work: Path) -> Path:
 def _bootstrap(wanted: Recipe, guest: Path, work: Path, step: Say) -> None:
     """Fill the folder `tree`. Contained, so that nothing of it, no mount either, is left behind."""
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in EXCLUDED]
-    options += [f"--aptopt={setting}" for setting in _apt_settings()]
+    options += [f"--aptopt={mirrors.settings(work, mirrors.mirrors().logins)}"]
     hooks = [f"copy-in {' '.join(map(str, guest.iterdir()))} /"]
     hooks += ['chroot "$1" sh /customize && rm "$1/customize"']
     if wanted.scripts:
@@ -178,9 +222,9 @@ def _bootstrap(wanted: Recipe, guest: Path, work: Path, step: Say) -> None:
     command += [wanted.suite, f"{work}/tree", *wanted.sources]
     try:
         run(f"image {wanted.suite}", *command, log=work / "log", say=step)
-    except MachineError as error:
+    except HostError as error:
         log = folders.cache() / "images" / f"{wanted.key}.log"
-        raise MachineError(f"{error} (log: {log})") from error
+        raise HostError(f"{error} (log: {log})") from error
 
 
 #: A hook of mmdebstrap, run outside of the new tree "$1" with its apt.
@@ -190,14 +234,6 @@ mkdir "$1/scripts" && cd "$1/scripts" && apt-get download orphan-sysvinit-script
 dpkg-deb -x orphan-*.deb . && cd usr/share/orphan-sysvinit-scripts
 cp {} "$1/etc/init.d/" && rm -r "$1/scripts"
 """
-
-
-def _apt_settings() -> list[str]:
-    """How this machine's own apt is set up to fetch: proxies, and what it takes for valid."""
-    listing = run("apt's settings", "apt-config", "dump", "--format=%f %v%n", "Acquire")
-    pairs = [line.partition(" ")[::2] for line in listing.splitlines()]
-    wanted = r"Acquire::(https?::.*Proxy.*|Check-Valid-Until|Retries)"
-    return [f'{name} "{value}"' for name, value in pairs if value and re.fullmatch(wanted, name)]
 
 
 def _initrd(tree: Path, work: Path) -> None:

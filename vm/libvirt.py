@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from vm import folders, processes
-from vm.machine import MachineError
+from vm.errors import HostError
 from vm.processes import Say
 
 URI = "qemu:///system"
@@ -21,12 +21,12 @@ WITHOUT_KVM = f'mount --bind "$0" {KVM} && exec "$@"'
 
 
 def virsh(*words: str, limit: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run virsh on the system's libvirt. Raises MachineError past the limit."""
+    """Run virsh on the system's libvirt. Raises HostError past the limit."""
     command = ["virsh", "--quiet", "--connect", URI, *words]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
     except subprocess.TimeoutExpired:
-        raise MachineError(f"libvirt: no answer to {' '.join(words)} in {limit:g} s") from None
+        raise HostError(f"libvirt: no answer to {' '.join(words)} in {limit:g} s") from None
 
 
 class Libvirt:
@@ -38,15 +38,15 @@ class Libvirt:
     def __init__(self, folder: Path, *, say: Say = print) -> None:
         """`folder` takes the daemons' logs and process ids, for whoever clears up after a crash.
 
-        Raises MachineError.
+        Raises HostError.
         """
         self._daemons: list[subprocess.Popen[bytes]] = []
         self._turn: folders.Lock | None = None
         if not shutil.which("virsh"):
-            raise MachineError("libvirt is missing: make vm-setup PROVIDER=vagrant")
+            raise HostError("libvirt is missing: make vm-setup PROVIDER=vagrant")
         if os.geteuid() != 0:
             if virsh("version").returncode:
-                raise MachineError(f"libvirt does not answer at {URI}: start libvirtd, or be root")
+                raise HostError(f"libvirt does not answer at {URI}: start libvirtd, or be root")
             return
         busy = lambda: say("libvirt: waiting for another run, which has started it")
         self._turn = folders.Lock(TURN, wait=True, busy=busy)
@@ -78,7 +78,7 @@ class Libvirt:
         while virsh("version").returncode:
             if time.monotonic() > deadline:
                 said = (folder / "libvirtd.log").read_text().splitlines()[-1:]
-                raise MachineError(f"libvirtd does not start: {' '.join(said)}")
+                raise HostError(f"libvirtd does not start: {' '.join(said)}")
             time.sleep(0.1)
 
     def close(self) -> None:

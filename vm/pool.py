@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Self
 
-from vm.machine import Machine, MachineError
+from vm.errors import VmError
+from vm.machine import Machine
 
 
 class Pool:
@@ -21,7 +22,7 @@ class Pool:
         snapshot, this machine itself is put back each time.
         """
         self._machine, self._snapshot = machine, snapshot
-        self._ahead = ahead if machine.can_clone else 0
+        self._ahead = ahead if "clone" in machine.can else 0
         self._ready: deque[Future[Machine]] = deque()
         self._worker = ThreadPoolExecutor(1, "restore")
         self._fill()
@@ -33,7 +34,7 @@ class Pool:
     @contextmanager
     def take(self) -> Iterator[Machine]:
         """A machine in the frozen state, ended afterwards (or put back by the next `take`)."""
-        if not self._machine.can_clone:
+        if "clone" not in self._machine.can:
             self._machine.restore(self._snapshot)
             yield self._machine
             return
@@ -62,7 +63,7 @@ class Pool:
         while self._ready:
             future = self._ready.popleft()
             if not future.cancel():
-                with suppress(MachineError, OSError):  # one that never ran
+                with suppress(VmError, OSError):  # one that never ran
                     future.result().close()
         self._worker.shutdown()
 

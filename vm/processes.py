@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import select
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vm.machine import MachineError
+from vm.errors import HostError
 
 Say = Callable[[str], None]
 
@@ -31,6 +32,8 @@ TROUBLE = (
     (r"Unable to locate package", "the suite has no package of that name"),
     (r"(?m)^(E|unshare|newuidmap): .*(uid_map|unshare|user namespace|newuidmap|not permitted)",
      "no user namespaces for this user: run as root, or install uidmap"),
+    (r"unshare: you \(user \d+\) don't exist",
+     "this user has no entry in passwd(5), so no namespace: take an image that another one made"),
     (r"setpriv: failed to execute (\S+): No such file", r"\1 is missing: make vm-setup"),
 )  # fmt: skip
 
@@ -57,7 +60,7 @@ def run(
     """Run a tool to its end, in `folder`; all that it wrote, which is appended to `log` as well.
 
     It dies with this process, however that ends, and what it has started with it where this one
-    has the time to see to it. `say` is told its steps ("I: doing..."). Raises MachineError, which
+    has the time to see to it. `say` is told its steps ("I: doing..."). Raises HostError, which
     begins with `what`, when it fails or runs on after `limit` seconds.
     """
     process = subprocess.Popen(
@@ -98,20 +101,38 @@ def run(
         alarm.cancel()
         process.stdout.close()
     if process.returncode == -signal.SIGKILL and time.monotonic() - begin >= limit:
-        raise MachineError(f"{what}: not done after {limit:g} s")
+        raise HostError(f"{what}: not done after {limit:g} s")
     if process.returncode:
-        raise MachineError(explain(what, "".join(said)))
+        raise HostError(explain(what, "".join(said)))
     return "".join(said)
 
 
 def as_root(*, contained: bool = False) -> list[str]:
     """What makes a command root over its own files: a user namespace where we are not root.
 
-    A `contained` command takes all that it started, and its mounts, with it when it ends.
+    A `contained` command takes all that it started, and its mounts, with it when it ends. Root
+    without CAP_SYS_ADMIN, as in most containers, can contain nothing, and cannot mount either.
     """
     words = [] if os.geteuid() == 0 else ["--map-root-user", "--map-auto"]
     words += ["--pid", "--fork", "--kill-child", "--mount-proc"] if contained else []
+    if words and os.geteuid() == 0 and not may_contain():
+        return []
     return ["unshare", *words, "--"] if words else []
+
+
+def may_contain() -> bool:
+    """Whether root may make namespaces of its own."""
+    ask = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
+    return subprocess.run(ask, capture_output=True, check=False).returncode == 0
+
+
+def as_somebody() -> list[str]:
+    """What makes ssh work for a user without an entry in passwd(5), as containers have: root's."""
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return ["unshare", "--map-root-user", "--"]
+    return []
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

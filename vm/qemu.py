@@ -19,10 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from vm import folders, processes
+from vm import diagnosis, folders, processes
 from vm.channel import Channel
+from vm.errors import HostError, MachineError, RequestError
 from vm.image import Image
-from vm.machine import Machine, MachineError, Result
+from vm.machine import Input, Machine, Result, Sink
 from vm.processes import uninterrupted
 from vm.qmp import QMP
 from vm.shape import Shape
@@ -68,7 +69,7 @@ class Frozen:
 class QemuMachine(Machine):
     """A machine in a QEMU process of its own. Make one with `boot`, `Frozen.start` or `attach`."""
 
-    can_clone = True
+    can = frozenset({"snapshot", "clone"})
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ class QemuMachine(Machine):
     def attach(cls, folder: Path) -> Self:
         """Reach a detached machine that another process started, connecting when there is need.
 
-        Commands of one process at a time run in it: another one's raise MachineError.
+        Commands of one process at a time run in it: another one's raise RequestError.
         """
         about = json.loads((folder / "machine.json").read_text())
         shape, memory = Shape(**about["shape"]), Path(about["memory"])
@@ -134,27 +135,28 @@ class QemuMachine(Machine):
 
     # What every machine does
 
-    def run(self, command: str, *, timeout: float = 60, input: bytes = b"") -> Result:
-        """See Machine.run."""
+    def _run(
+        self, command: str, timeout: float, input: Input, out: Sink | None, err: Sink | None
+    ) -> Result:
         channel = self._channel or self._hello(20)
         with self._explained():
-            return channel.run(command, timeout=timeout, input=input)
+            return channel.run(command, timeout=timeout, input=input, out=out, err=err)
 
     def snapshot(self, name: str) -> None:
         """Freeze memory, devices and disk; the machine goes on from a copy of them."""
-        if not self.can_clone:
-            raise MachineError(f"{self.name}: no state can be kept here")
+        if "snapshot" not in self.can:
+            raise HostError(f"{self.name}: no state can be kept here")
         memory = self.memory.with_name(f"{name}.ram")
         folder = self.folder / "snapshots" / name
         if folder.exists():
-            raise MachineError(f"{self.name} has a snapshot {name!r} already")
+            raise RequestError(f"{self.name} has a snapshot {name!r} already")
         self.snapshots[name] = self.freeze(folder, memory)
         self.restore(name)
 
     def freeze(self, folder: Path, memory: Path) -> Frozen:
         """End the machine and keep its state in a new folder, its memory in that file."""
         if self._private:
-            raise MachineError(f"{self.name} runs on another's memory: freeze that other machine")
+            raise RequestError(f"{self.name} runs on another's memory: freeze that other machine")
         folder.mkdir(parents=True, mode=0o700)
         self._migrate("migrate", folder / "state", "wb")
         self._end()
@@ -168,20 +170,20 @@ class QemuMachine(Machine):
     def restore(self, name: str) -> None:
         """Put the machine back, in well under a second."""
         if name not in self.snapshots:
-            raise MachineError(f"{self.name} has no snapshot {name!r}")
+            raise RequestError(f"{self.name} has no snapshot {name!r}")
         self._end()
         self._thaw(self.snapshots[name], private=False)
 
     def clone(self, name: str) -> QemuMachine:
         """A further machine from this one's snapshot, which has to stay as long as that runs."""
         if name not in self.snapshots:
-            raise MachineError(f"{self.name} has no snapshot {name!r}")
+            raise RequestError(f"{self.name} has no snapshot {name!r}")
         return self.snapshots[name].start(self.name.rpartition("-")[0])
 
     def reboot(self, *, timeout: float = 120) -> None:
         """Shut the guest down in an orderly way and boot from its disk."""
         if self._process is None:
-            raise MachineError(f"{self.name}: only the process that started it can boot it again")
+            raise RequestError(f"{self.name}: only the process that started it can boot it again")
         self.run("(sync; systemctl reboot || busybox reboot -f) >/dev/null 2>&1 &")
         try:
             self._process.wait(timeout)
@@ -204,16 +206,15 @@ class QemuMachine(Machine):
 
     def console(self) -> str:
         """All that the guest wrote to its serial console."""
-        file = self.folder / "console.log"
-        return file.read_text(errors="replace") if file.exists() else ""
+        return diagnosis.console(self.folder)
 
     def ssh_command(self) -> list[str]:
         """ssh as root with the image's own key, by a forward on 127.0.0.1."""
-        image = Path(self.shape.kernel).parent
+        image = Image(Path(self.shape.kernel).parent)
         options = {
-            "IdentityFile": image / "id_ed25519",
+            "IdentityFile": image.folder / "id_ed25519",
             "IdentitiesOnly": "yes",
-            "UserKnownHostsFile": image / "known_hosts",
+            "UserKnownHostsFile": image.folder / "known_hosts",
             "StrictHostKeyChecking": "yes",
             "HostKeyAlias": "disposable",
             "ControlMaster": "auto",
@@ -223,7 +224,7 @@ class QemuMachine(Machine):
             "Port": self.ssh_port(),
         }
         words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-        return ["ssh", "-F", "none", *words, "root@127.0.0.1"]
+        return [*processes.as_somebody(), "ssh", "-F", "none", *words, "root@127.0.0.1"]
 
     def ssh_port(self) -> int:
         """The port on 127.0.0.1 that leads to the guest's sshd, opened when first asked for."""
@@ -233,7 +234,7 @@ class QemuMachine(Machine):
             listing = self._monitor("info usernet")
         match = re.search(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)", listing)
         if not match:
-            raise MachineError(f"{self.name}: no port on 127.0.0.1 could be had for ssh")
+            raise HostError(f"{self.name}: no port on 127.0.0.1 could be had for ssh")
         return int(match[1])
 
     # QEMU itself
@@ -333,9 +334,9 @@ class QemuMachine(Machine):
         try:
             self._client = folders.Lock(self.folder / "client")
         except FileNotFoundError:
-            raise MachineError(f"{self.name} is closed") from None
+            raise RequestError(f"{self.name} is closed") from None
         except BlockingIOError:
-            raise MachineError(f"{self.name} is busy: another command runs in it") from None
+            raise RequestError(f"{self.name} is busy: another command runs in it") from None
         with self._explained():
             self._channel = Channel(self._connect("agent"))
             self._channel.hello(timeout=timeout, set_clock=set_clock)
@@ -347,15 +348,10 @@ class QemuMachine(Machine):
         try:
             yield
         except MachineError as error:
-            raise MachineError("\n  ".join([f"{self.name}: {error}", *self._last()])) from error
-
-    def _last(self) -> list[str]:
-        """The last words of QEMU and the guest, and those of a panic before them."""
-        log = self.folder / "qemu.log"
-        said = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
-        console = self.console().splitlines()
-        panic = [line for line in console[:-12] if re.search("BUG:|Oops|RIP:|Kernel panic", line)]
-        return [*said, *panic, *console[-12:]]
+            if why := diagnosis.shortage(self.folder, self.memory, self._process, self._control):
+                raise HostError(f"{self.name}: {why}") from error
+            said = diagnosis.last_words(self.folder, self._process)
+            raise MachineError("\n  ".join([f"{self.name}: {error}", *said])) from error
 
     def disconnect(self) -> None:
         """Close the connections to QEMU; a detached machine runs on."""

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from typing import Any
 
-from vm.machine import MachineError
+from vm.errors import MachineError
 
 
 class QMP:

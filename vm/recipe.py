@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
-import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from vm.machine import MachineError
-from vm.processes import run
+from vm.errors import RequestError
+from vm.mirrors import Mirrors, mirrors
 
-SUITES = ("bookworm", "trixie", "sid")
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite of Debian's, as a machine can be made of it."""
+
+    pockets: tuple[str, ...] = ("updates", "security")
+    """What its archives have beside it, by the end of the name."""
+
+
+#: A new suite of Debian's is a row here.
+SUITES = {"bookworm": Suite(), "trixie": Suite(), "forky": Suite(), "sid": Suite(pockets=())}
+DEFAULT = "trixie"
 KERNEL = "linux-image-cloud-amd64"
 PACKAGES = [
     "systemd-sysv", "dbus", "udev", "kmod", "procps", "util-linux", "util-linux-extra",
@@ -57,63 +65,44 @@ class Recipe:
 
     suite: str
     flavour: str
-    sources: tuple[str, ...]
     packages: tuple[str, ...]
     scripts: tuple[str, ...]
+    sources: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
-        """The name of the image in the cache."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
+        """The name of the image in the cache: the mirrors, which it keeps, are the end of it."""
+        return f"{self.stem}{hashlib.sha256(repr(self.sources).encode()).hexdigest()[:4]}"
+
+    @property
+    def stem(self) -> str:
+        """The name's begin, which all mirrors have in common."""
+        digest = hashlib.sha256(json.dumps(asdict(replace(self, sources=()))).encode())
         files = {file.name: file for file in (Path(__file__), MAKER, AGENT)}
         files |= {str(file.relative_to(GUEST)): file for file in sorted(GUEST.rglob("*"))}
         for name, file in files.items():
             if file.is_file():
                 digest.update(f"{name}\0{file.stat().st_mode & 0o100}\0".encode())
                 digest.update(file.read_bytes())
-        return f"{self.suite}-{self.flavour}-{digest.hexdigest()[:12]}"
+        return f"{self.suite}-{self.flavour}-{digest.hexdigest()[:8]}"
+
+
+def plan(suite: str, flavour: str = "plain") -> Recipe:
+    """The recipe for a suite as far as no mirror is needed. Raises RequestError."""
+    RequestError.unless_known("suite", suite, SUITES)
+    RequestError.unless_known("flavour", flavour, FLAVOURS)
+    packages = (*PACKAGES, KERNELS.get(flavour, KERNEL), *FLAVOURS[flavour])
+    return Recipe(suite, flavour, packages, tuple(SCRIPTS.get(flavour, [])))
 
 
 def recipe(suite: str, flavour: str = "plain") -> Recipe:
     """The recipe for a suite, with this machine's own Debian mirrors, or MIRROR= for all."""
-    known(suite, flavour)
-    packages = (*PACKAGES, KERNELS.get(flavour, KERNEL), *FLAVOURS[flavour])
-    scripts = tuple(SCRIPTS.get(flavour, []))
-    return Recipe(suite, flavour, tuple(sources(suite)), packages, scripts)
+    return replace(plan(suite, flavour), sources=tuple(sources(suite, mirrors())))
 
 
-def known(suite: str, flavour: str) -> None:
-    """Raise MachineError for a suite or flavour that there is not."""
-    if suite not in SUITES:
-        raise MachineError(f"suite {suite!r} is not known: take one of {', '.join(SUITES)}")
-    if flavour not in FLAVOURS:
-        raise MachineError(f"flavour {flavour!r} is not known: take one of {', '.join(FLAVOURS)}")
-
-
-def sources(suite: str) -> Iterator[str]:
-    """apt's source lines for a suite, by the mirrors that this machine itself uses."""
-    main, security = _mirrors()
-    yield f"deb {main} {suite} main"
-    if suite != "sid":
-        yield f"deb {main} {suite}-updates main"
-        if security:
-            yield f"deb {security} {suite}-security main"
-
-
-def _mirrors() -> tuple[str, str | None]:
-    """The archive's and the security archive's mirror."""
-    if named := os.environ.get("MIRROR"):
-        return named, None
-    if not shutil.which("apt-get"):
-        raise MachineError("there is no apt here to name a Debian mirror: set MIRROR=")
-    ask = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"]
-    listing = run("apt's sources", *ask)
-    names = "|".join((*SUITES, "stable", "testing", "unstable", "forky"))
-    found: dict[str, str] = {}
-    for line in listing.splitlines():
-        uri, _, release = line.partition(" ")
-        if match := re.fullmatch(rf"(?:{names})(-security)?", release):
-            found.setdefault(match[1] or "", uri)
-    if "" not in found:
-        raise MachineError("apt's sources name no Debian mirror: add one, or set MIRROR=")
-    return found[""], found.get("-security")
+def sources(suite: str, known: Mirrors) -> Iterator[str]:
+    """apt's source lines for a suite."""
+    yield f"deb {known.main} {suite} main"
+    for pocket in SUITES[suite].pockets:
+        if place := known.security if pocket == "security" else known.main:
+            yield f"deb {place} {suite}-{pocket} main"

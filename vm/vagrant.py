@@ -9,6 +9,7 @@ folder. The provider is always libvirt, whatever VAGRANT_DEFAULT_PROVIDER says.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import shlex
@@ -19,13 +20,16 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from vm import box, folders, image, processes
+from vm.errors import CommandTimeout, HostError, MachineError, VmError
 from vm.libvirt import Libvirt, virsh
-from vm.machine import CommandTimeout, Machine, MachineError, Result
+from vm.machine import Input, Machine, Result, Sink
+from vm.options import Provider, Wanted
 from vm.processes import Say
 
 PROJECT = """\
@@ -63,11 +67,28 @@ with open("/dev/urandom", "wb") as random:
 REACHED, GRACE = 15, 45.0
 
 
+class Vagrant(Provider):
+    """Machines through Vagrant and libvirt; VAGRANT_BOX names another box than the image's."""
+
+    can: frozenset[str] = frozenset()
+
+    def up(self, wanted: Wanted, say: Say) -> Machine:
+        """See Provider.up."""
+        return VagrantMachine.up(wanted.suite, flavour=wanted.flavour, say=say)
+
+    def prepare(self, wanted: Wanted, say: Say) -> None:
+        """See Provider.prepare."""
+        if "VAGRANT_BOX" not in os.environ:
+            image.build(wanted.suite, wanted.flavour, say=say)
+
+
 class VagrantMachine(Machine):
     """A machine that Vagrant runs. Make one with `up`."""
 
+    can = frozenset({"snapshot"})
+
     def __init__(self, suite: str, say: Say) -> None:
-        """Only its folder and libvirt; nothing runs yet. Raises MachineError."""
+        """Only its folder and libvirt; nothing runs yet. Raises VmError."""
         import vagrant
 
         module: Any = vagrant  # it has no types
@@ -100,9 +121,9 @@ class VagrantMachine(Machine):
 
     @classmethod
     def up(cls, suite: str, *, flavour: str = "plain", say: Say = print) -> Self:
-        """Start a machine from the suite's box, or from VAGRANT_BOX. Raises MachineError."""
+        """Start a machine from the suite's box, or from VAGRANT_BOX. Raises VmError."""
         if not shutil.which("vagrant"):
-            raise MachineError("vagrant is missing: make vm-setup PROVIDER=vagrant")
+            raise HostError("vagrant is missing: make vm-setup PROVIDER=vagrant")
         folders.sweep()
         if named := os.environ.get("VAGRANT_BOX"):
             url, name = "", named
@@ -125,7 +146,7 @@ class VagrantMachine(Machine):
         except BaseException:
             try:
                 machine.close()
-            except MachineError as error:  # what broke first matters more
+            except VmError as error:  # what broke first matters more
                 say(f"machine: {error}")
             raise
         return machine
@@ -144,9 +165,17 @@ class VagrantMachine(Machine):
         """libvirt's name for it."""
         return f"{_mine()}{self.name}default"
 
-    def run(self, command: str, *, timeout: float = 60, input: bytes = b"") -> Result:
-        """See Machine.run."""
+    def _run(
+        self, command: str, timeout: float, input: Input, out: Sink | None, err: Sink | None
+    ) -> Result:
+        """All output comes at once, when the command has ended."""
         result = self._ssh(command, timeout, input)
+        if out:
+            out(result.stdout)
+            result = replace(result, stdout=b"")
+        if err:
+            err(result.stderr)
+            result = replace(result, stderr=b"")
         if result.status == 255 and not self._ssh("true", GRACE).ok:
             raise MachineError(f"{self.name} is gone: {result.err}")
         if result.status == 137 and result.seconds >= timeout:
@@ -154,7 +183,7 @@ class VagrantMachine(Machine):
         return result
 
     def _ssh(
-        self, command: str, timeout: float, input: bytes = b"", grace: float = GRACE
+        self, command: str, timeout: float, input: Input = b"", grace: float = GRACE
     ) -> Result:
         """A command, or status 255 when the machine cannot be reached."""
         remote = REMOTE.format(limit=timeout, command=shlex.quote(command))
@@ -164,11 +193,16 @@ class VagrantMachine(Machine):
         return Result(command, done.returncode, done.stdout, done.stderr, seconds)
 
     def _limited_ssh(
-        self, words: list[str], limit: float, input: bytes = b""
+        self, words: list[str], limit: float, input: Input = b""
     ) -> subprocess.CompletedProcess[bytes]:
+        given: dict[str, Any] = {"input": input} if isinstance(input, bytes) else {"stdin": input}
         try:
             return subprocess.run(
-                words, input=input, capture_output=True, check=False, timeout=limit
+                words,
+                **given,
+                capture_output=True,
+                check=False,
+                timeout=None if math.isinf(limit) else limit,
             )
         except subprocess.TimeoutExpired:
             raise MachineError(f"{self.name} hangs: no answer to ssh within {limit:g} s") from None
@@ -292,7 +326,7 @@ def _pool() -> str:
         return pool
     made = virsh("pool-create-as", pool, "dir", "--target", str(folder))
     if made.returncode:
-        raise MachineError(f"libvirt takes no storage pool at {folder}: {made.stderr.strip()}")
+        raise HostError(f"libvirt takes no storage pool at {folder}: {made.stderr.strip()}")
     return pool
 
 

@@ -1,13 +1,17 @@
 """Verdicts, expectations and exit statuses, by running pytest on small suites of tests."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
-from spec import results
+from spec import results, shards
 from spec.clauses import FOLDER
 
 pytest_plugins = ["pytester"]
@@ -245,3 +249,144 @@ def test_a_test_that_promises_nothing_known_is_not_collected(
     done, _ = run(pytester, test)
     assert done.ret == pytest.ExitCode.INTERRUPTED
     done.stdout.fnmatch_lines([complaint])
+
+
+DYING = """
+import os, signal
+
+@clause("netns-name")
+def test_before():
+    "It passes."
+
+@clause("stop")
+def test_dies():
+    "It dies."
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_worker_that_dies_is_an_error_of_its_test(pytester: pytest.Pytester) -> None:
+    """Not the pass of its set-up, also for whoever judges the results later."""
+    pytester.makepyfile(HEAD + DYING)
+    words = "--results=r.json", "-n1"
+    done = pytester.runpytest_subprocess("-p", "spec.plugin", *words)
+    data = json.loads((pytester.path / "r.json").read_text())
+    assert done.ret == 1
+    assert verdicts(data) == {"netns-name": "pass", "stop": "error"}
+    lines = results.trouble(data)
+    assert len(lines) == 1 and "worker 'gw0' crashed" in lines[0], lines
+    assert data["implementation"]["name"] == "toy"
+
+
+ENDING = """
+@clause("netns-name")
+def test_ends():
+    "It ends the run."
+    pytest.exit("enough", 0)
+
+@clause("stop")
+def test_never():
+    "It does not come to this."
+"""
+
+
+def test_a_run_that_ends_early_is_an_error(pytester: pytest.Pytester) -> None:
+    """Also where it ends with status 0; and results of an earlier run do not stay."""
+    (pytester.path / "r.json").write_text("old")
+    done, data = run(pytester, ENDING)
+    assert done.ret != 0
+    assert verdicts(data) == {"netns-name": "error"}
+    broken = [test for test in data["tests"] if not test["clauses"]]
+    assert [(test["id"], test["verdict"]) for test in broken] == [
+        ("A run comes to its end.", "error")
+    ]
+    assert "error" in " ".join(results.trouble(data))
+
+
+HARNESS = """
+@clause("netns-name")
+def test_own():
+    "A line of its own has the error."
+    assert {}["gone"]
+
+@clause("stop")
+def test_around():
+    "The harness has the error."
+    from spec.results import worst
+    worst(["no such verdict"])
+"""
+
+
+def test_an_error_of_the_spec_itself_is_no_failure(pytester: pytest.Pytester) -> None:
+    _, data = run(pytester, HARNESS)
+    assert verdicts(data) == {"netns-name": "fail", "stop": "error"}
+
+
+def test_results_are_written_whatever_the_locale(pytester: pytest.Pytester) -> None:
+    """An encoding of the locale's is used for nothing: Python warns of each place, as an error."""
+    tests = TESTS.replace("It fails.", "It fails: \u2713.")
+    pytester.makepyfile(HEAD + tests)
+    environ = dict(os.environ, PYTHONWARNDEFAULTENCODING="1", PYTHONIOENCODING="latin-1")
+    environ |= {"PYTHONPATH": str(FOLDER.parent), "PYTHONUTF8": "0", "LC_ALL": "en_US.ISO-8859-1"}
+    words = "-m", "pytest", "-p", "spec.plugin", "--results=r.json", "-p", "no:cacheprovider"
+    done = subprocess.run(
+        [sys.executable, *words], cwd=pytester.path, env=environ, capture_output=True, check=False
+    )
+    text = (done.stdout + done.stderr).decode("latin-1")
+    assert done.returncode == 1 and "INTERNALERROR" not in text, text
+    assert not re.search(r"spec/\w+\.py:\d+: EncodingWarning", text), text
+    assert "\u2713" in (pytester.path / "r.json").read_text(encoding="utf-8")
+    for words in (("report",), ("report", "--tap", "t", "--junit", "x"), ("judge",)):
+        command = [sys.executable, "-W", "error::EncodingWarning", "-m", "spec", words[0]]
+        command += ["r.json", *words[1:]]
+        done = subprocess.run(
+            command, cwd=pytester.path, env=environ, capture_output=True, check=False
+        )
+        assert done.returncode == (words[0] == "judge") and not done.stderr, done
+
+
+def test_all_runs_what_the_page_does_not_promise_without_holding_it_to_that(
+    pytester: pytest.Pytester,
+) -> None:
+    tests = TESTS.replace('"netns-lo", "cables"', '"boot-race"')
+    done, data = run(pytester, tests, "--page=1.6", "--all", "-k", "test_fail or test_pass")
+    assert done.ret == 0, done.stdout.str()
+    assert verdicts(data) == {"netns-name": "pass", "boot-race": "fail"}
+    done.assert_outcomes(passed=1, xfailed=1)
+    done, _ = run(pytester, tests, "--page=ours", "--all", "-k", "test_fail or test_pass")
+    assert done.ret == 1
+
+
+def test_shards_are_the_whole_once_merged(pytester: pytest.Pytester) -> None:
+    parts = [run(pytester, TESTS, f"--shard={number}/3")[1] for number in (1, 2, 3)]
+    assert [part["selection"] is not None for part in parts] == [True] * 3
+    for part in parts:  # the test's own folder is no whole run of the spec
+        part["selection"] = re.search(r"shard ./3", part["selection"])[0]  # type: ignore[index]
+    ids = [test["id"] for part in parts for test in part["tests"]]
+    assert len(ids) == len({*ids}) == 6
+    whole = shards.merge(parts)  # type: ignore[arg-type]
+    assert (verdicts(whole), whole["selection"]) == (ALL, None)  # type: ignore[arg-type]
+    assert shards.merge(parts[:2])["selection"] == "without shard 3 of 3"  # type: ignore[arg-type]
+    for wrong in (
+        [parts[0], parts[0]],
+        [parts[0], {**parts[1], "page": "1.6"}],
+        [parts[0], {**parts[1], "implementation": {}}],
+        [parts[0], {**parts[1], "selection": "shard 2/4"}],
+        [parts[0], {**parts[1], "selection": None}],
+    ):
+        with pytest.raises(results.ResultsError, match="not parts of one run"):
+            shards.merge(wrong)  # type: ignore[arg-type]
+
+
+def test_shards_take_about_as_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seconds = {f"t{number}": float(number) for number in range(1, 21)}
+    monkeypatch.setattr(shards, "DURATIONS", tmp_path / "durations")
+    shards.DURATIONS.write_text(json.dumps(seconds))
+    names = [*seconds, "new"]
+    parts = [shards.share(names, number, 4) for number in (1, 2, 3, 4)]
+    assert sorted(name for part in parts for name in part) == sorted(names)
+    loads = [sum(seconds.get(name, shards.OTHERS) for name in part) for part in parts]
+    assert max(loads) - min(loads) <= 5
+    for wrong in ("0/3", "4/3", "x", "1"):
+        with pytest.raises(ValueError):
+            shards.parse(wrong)

@@ -1,8 +1,6 @@
 """The verdict on a run, and its reports, on results made here."""
 
 import re
-import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -184,11 +182,62 @@ def test_tap_and_junit_tell_each_clause_in_force() -> None:
     assert case[0].tag == "failure" and case[0].text == "lost"
 
 
-def test_compare_shows_what_differs_where_both_promise() -> None:
-    before = results_of(outcome("pass", "stop"), outcome("pass", "boot-race"))
-    after = results_of(outcome("fail", "stop"), page="1.6")
-    assert [line.partition(": ")[0] for line in report.compare(before, after)] == ["stop"]
+def test_tap_and_junit_tell_what_broke_for_the_run_as_a_whole() -> None:
+    found = results_of(*everything(), outcome("fail", reason="left behind: x0"))
+    assert report.tap(found).endswith("# left behind: x0\n")
+    suite = ElementTree.fromstring(report.junit(found))
+    assert (suite.get("failures"), suite[-1].get("classname")) == ("1", "run")
+    assert suite[-1][0].text == "left behind: x0"
+
+
+def test_tap_and_junit_are_well_formed_whatever_a_failure_says() -> None:
+    nasty = "ok 1\nBail out!\r\n1..0 # SKIP \\# \x00\x0b\x85\u2028\ufffe\uffff\ud800 ]]> <&\"'"
+    tests = [
+        outcome("fail", "stop", reason=nasty),
+        outcome("precondition", "vlan", reason=nasty),
+        outcome("fail", "upper", reason="x"),
+        outcome("error", reason=nasty),
+    ]
+    found = results_of(*tests, known={"upper": nasty})
+    found["implementation"] = {"name": nasty, "version": nasty}
+    suite = ElementTree.fromstring(report.junit(found).encode())
+    assert int(suite.get("tests", "0")) == len(suite)
+    lines = report.tap(found).split("\n")
+    assert len([line for line in lines if re.match(r"(not )?ok \d+ - ", line)]) == len(suite)
+    assert lines[1] == f"1..{len(suite)}" and lines.pop() == ""
+    rest = [line for line in lines[2:] if not re.match(r"(not )?ok \d+ - |# ", line)]
+    assert rest == [] and len(report.tap(found).splitlines()) == len(lines)
+    for line in lines[2:]:
+        assert not line.startswith(("ok", "not")) or len(re.findall(r"(?<!\\)# ", line)) <= 1
+
+
+def test_compare_tells_better_from_worse_on_any_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also a clause that the page in force does not promise, and one test of several."""
+    before = results_of(
+        outcome("pass", "boot-race"), outcome("fail", "stop"), outcome("pass", "upper"), page="1.6"
+    )
+    after = results_of(
+        outcome("fail", "boot-race"),
+        outcome("pass", "stop"),
+        outcome("error", "upper"),
+        page="1.6",
+    )
+    rows = [(word, line.partition(": ")[0]) for word, line in report.compare(before, after)]
+    assert rows[:3] == [("worse", "boot-race"), ("unknown", "upper"), ("better", "stop")]
     assert report.compare(before, before) == []
+    several = [{**outcome("fail", "stop"), "id": f"test_x.py::{name}"} for name in "ab"]
+    fewer = [several[0], {**several[1], "verdict": "pass"}]
+    rows = report.compare(results_of(*several), results_of(*fewer))  # type: ignore[arg-type]
+    assert [(word, line.partition(": ")[0]) for word, line in rows] == [("better", "test_x.py::b")]
+    files = [str(tmp_path / name) for name in ("a", "b")]
+    for status, pair in ((1, (before, after)), (0, (before, before))):
+        for file, run in zip(files, pair, strict=True):
+            results.save(run, Path(file))
+        monkeypatch.setattr("sys.argv", ["spec", "compare", *files])
+        assert main() == status
+    assert "worse   boot-race: pass -> fail" in capsys.readouterr().out
 
 
 def test_conformance_has_a_row_for_each_clause() -> None:
@@ -203,61 +252,6 @@ def test_conformance_has_a_row_for_each_clause() -> None:
     row = next(line for line in text.splitlines() if line.startswith("| `stop` |"))
     assert row.endswith("| ✓ | ✗ fail |")
     assert "- `stop` B, fail: a\\|b \\<c>" in text
-
-
-class Balance(HTMLParser):
-    """Notes ids, links, and tags that are not closed in order."""
-
-    VOID = ("meta", "br", "col", "img", "hr")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.sources: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in self.VOID:
-            self.open.append(tag)
-        for key, value in attrs:
-            if key == "id":
-                self.ids.append(value or "")
-            elif key == "href":
-                self.links.append(value or "")
-            elif key == "src":
-                self.sources.append(value or "")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, (tag, self.getpos())
-
-
-def test_html_is_one_sound_file_with_each_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not shutil.which("asciidoctor"):
-        pytest.skip("asciidoctor is not installed")
-    files = [tmp_path / "a.json", tmp_path / "b.json"]
-    results.save(results_of(*everything()), files[0])
-    failed = outcome("fail", "stop", "stop-netns", reason="<b>left</b>")
-    left = outcome("fail", reason="left over: x0")
-    results.save(results_of(failed, left, page="1.6"), files[1])
-    page = tmp_path / "r.html"
-    monkeypatch.setattr("sys.argv", ["spec", "report", *map(str, files), "--html", str(page)])
-    assert main() == 0
-    text = page.read_text()
-    found = Balance()
-    found.feed(text)
-    assert found.open == [] and found.sources == []
-    assert sorted(set(found.ids)) == sorted(found.ids)
-    assert set(clauses()) <= set(found.ids)
-    assert [link for link in found.links if link[0] != "#" or link[1:] not in found.ids] == []
-    assert '<details class="clause fail" id="stop">' in text
-    assert '<details class="clause pass" id="boot-race">' in text
-    assert "&lt;b&gt;left&lt;/b&gt;" in text and "<b>left</b>" not in text
-    assert '<p class="reason">left over: x0</p>' in text
-    assert text.count("<script>") == 1
-    assert 'Its evidence is with <a href="#stop">stop</a>.' in text
 
 
 def test_a_missing_file_is_one_line(

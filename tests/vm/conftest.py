@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -12,10 +13,13 @@ from urllib.parse import quote
 
 import pytest
 
-from vm import cli, folders
+import vm
+from vm import booted, cli, folders, image
 from vm.channel import Channel
-from vm.machine import Machine, Result
+from vm.machine import Input, Machine, Result, Sink
 from vm.recipe import AGENT
+
+SUITE = os.environ.get("SUITE", "trixie")
 
 
 @pytest.fixture
@@ -81,8 +85,10 @@ class LocalMachine(Machine):
         self.channel.hello(timeout=5)
         self.restored: list[str] = []
 
-    def run(self, command: str, *, timeout: float = 60, input: bytes = b"") -> Result:
-        return self.channel.run(command, timeout=timeout, input=input)
+    def _run(
+        self, command: str, timeout: float, input: Input, out: Sink | None, err: Sink | None
+    ) -> Result:
+        return self.channel.run(command, timeout=timeout, input=input, out=out, err=err)
 
     def snapshot(self, name: str) -> None:
         pass
@@ -107,3 +113,25 @@ def local(agent: Path) -> Iterator[LocalMachine]:
     """A machine that is this one."""
     with LocalMachine(agent) as machine:
         yield machine
+
+
+@pytest.fixture
+def ready(own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image and its booted state are there; which accelerator it is need not be found."""
+    found = booted.accelerator(image.build(SUITE, say=cli.say), say=cli.say)
+    monkeypatch.setenv("VM_ACCEL", found)
+    vm.prepare(f"vm://{SUITE}", say=cli.say)
+
+
+@pytest.fixture
+def own_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache with the image in it, but no booted state; its files are the real one's."""
+    source = image.build(SUITE).folder
+    with tempfile.TemporaryDirectory(prefix="own-", dir=folders.cache()) as name:
+        target = Path(name) / "cache/images" / source.name
+        target.parent.mkdir(parents=True, mode=0o700)
+        skip = shutil.ignore_patterns("booted-*", "used", "booting")
+        shutil.copytree(source, target, copy_function=os.link, ignore=skip)
+        (Path(name) / "cache/.claims").touch()
+        monkeypatch.setenv("VM_CACHE", f"{name}/cache")
+        yield Path(name) / "cache"

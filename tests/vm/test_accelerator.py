@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vm import folders, start
+from vm import booted, folders
 from vm.image import Image
 
 QEMU = """\
@@ -59,7 +59,7 @@ def test_what_kvm_said_is_said_and_kept(
     play(own_folders, words)
     said: list[str] = []
     for _ in range(2):
-        assert start.accelerator(source, say=said.append) == "tcg"
+        assert booted.accelerator(source, say=said.append) == "tcg"
     assert line in said[0] and said[1] == said[0] and tries(own_folders) == 1
     assert not list(folders.run().glob("*/"))
 
@@ -71,14 +71,14 @@ def test_a_shortage_is_no_verdict_on_kvm(
     play(own_folders, words)
     said: list[str] = []
     for _ in range(2):
-        assert start.accelerator(source, say=said.append) == "tcg"
+        assert booted.accelerator(source, say=said.append) == "tcg"
     assert all(line in one for one in said) and tries(own_folders) == 2
 
 
 def test_the_environment_decides(source: Image, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VM_ACCEL", "kvm")
     said: list[str] = []
-    assert start.accelerator(source, say=said.append) == "kvm"
+    assert booted.accelerator(source, say=said.append) == "kvm"
     assert said == ["machine: kvm, as VM_ACCEL says"]
 
 
@@ -90,5 +90,5 @@ def test_a_device_that_cannot_be_used(
     exists = Path.exists
     monkeypatch.setattr(Path, "exists", lambda p: there if p == Path("/dev/kvm") else exists(p))
     said: list[str] = []
-    assert start.accelerator(source, say=said.append) == "tcg"
+    assert booted.accelerator(source, say=said.append) == "tcg"
     assert why in said[0]

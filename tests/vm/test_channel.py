@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import socket
 import struct
@@ -13,7 +14,7 @@ import pytest
 
 from tests.vm.conftest import LocalMachine
 from vm.channel import FRAME, Channel
-from vm.machine import CommandTimeout, MachineError
+from vm.errors import CommandTimeout, MachineError
 
 
 @pytest.mark.parametrize("status", [0, 1, 42, 255])
@@ -87,9 +88,82 @@ def test_commands_start_plain(local: LocalMachine) -> None:
 
 
 def test_command_that_cannot_be_sent_is_refused(local: LocalMachine) -> None:
-    with pytest.raises(ValueError, match="128 KiB"):
-        local.run("x" * (128 << 10))
-    assert local.run(": " + "x" * (100 << 10)).ok
+    with pytest.raises(ValueError, match="zero bytes"):
+        local.run("echo a\0b")
+
+
+@pytest.mark.parametrize("size", [100 << 10, (128 << 10) - 8, 128 << 10, 3 << 20])
+def test_a_command_of_any_length(local: LocalMachine, size: int) -> None:
+    """Beyond what the kernel takes as one argument: its input, status and output are its own."""
+    words = [f"word{n:06}" for n in range(size // 11)]
+    command = f"for w in {' '.join(words)}; do n=$((n + 1)); done; cat; echo $n $0; exit 7"
+    result = local.run(command, input=b"input\n", timeout=120)
+    assert (result.out, result.status) == (f"input\n{len(words)} sh", 7)
+    assert result.command == command and not list(Path("/tmp").glob(".vm-*"))
+
+
+def test_bytes_of_a_command_that_are_no_text(local: LocalMachine) -> None:
+    """As Python gives those of the command line."""
+    assert local.run(os.fsdecode(b"printf %s '\xff\xfe' | od -An -tx1")).out == " ff fe"
+
+
+def test_output_comes_before_the_command_has_ended(local: LocalMachine) -> None:
+    came: dict[bytes, float] = {}
+    begin = time.monotonic()
+    note = lambda data: came.setdefault(data, time.monotonic() - begin)
+    result = local.run("echo one; sleep 1; echo two >&2", out=note, err=note)
+    assert came[b"one\n"] < 0.8 < came[b"two\n"]
+    assert (result.stdout, result.stderr, result.status) == (b"", b"", 0)
+
+
+def test_output_is_not_kept_in_memory(local: LocalMachine) -> None:
+    size, most = 0, 0
+
+    def count(data: bytes) -> None:
+        nonlocal size, most
+        size, most = size + len(data), max(most, len(local.channel._in))
+
+    local.run("head -c 100000000 /dev/zero", out=count)
+    assert size == 100_000_000 and most < 4 << 20
+
+
+def test_a_reader_that_goes_away_ends_the_command(local: LocalMachine, tmp_path: Path) -> None:
+    """As `python -m vm run NAME yes | head`; the next command works."""
+
+    def full(data: bytes) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        local.run(f"echo $$ > {tmp_path}/pid; exec yes", out=full)
+    assert local.run("echo next").out == "next"
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
+
+
+def test_input_from_a_file_as_it_is_written(local: LocalMachine) -> None:
+    """A pipe need not have ended for what it gave to arrive."""
+    reading, writing = os.pipe()
+    answers: list[bytes] = []
+
+    def answer(data: bytes) -> None:
+        answers.append(data)
+        os.write(writing, b"more\n") if len(answers) == 1 else os.close(writing)
+
+    os.write(writing, b"first\n")
+    with open(reading, "rb") as file:
+        assert local.run("cat", input=file, out=answer, timeout=20).ok
+    assert answers == [b"first\n", b"more\n"]
+
+
+def test_a_large_file_as_input(local: LocalMachine, tmp_path: Path) -> None:
+    data = os.urandom(20 << 20)
+    (tmp_path / "data").write_bytes(data)
+    with (tmp_path / "data").open("rb") as file:
+        said = local.run("sha256sum", input=file).out
+    assert said.split()[0] == hashlib.sha256(data).hexdigest()
+
+
+def test_no_time_limit(local: LocalMachine) -> None:
+    assert local.run("sleep 0.2; echo done", timeout=math.inf).out == "done"
 
 
 def test_next_connection_ends_what_the_last_one_left(local: LocalMachine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from vm import archive, cache, cli, folders, image, recipe, start
+from vm import archive, booted, cache, cli, folders, image, recipe
+from vm.errors import HostError, MachineError, RequestError
 from vm.image import Image
-from vm.machine import MachineError
 
 RUNNING = '{"detached": true, "memory": "/nowhere", "shape": {}}'
 
@@ -50,11 +51,51 @@ def test_errors_are_one_line(
     assert why in one_line(capsys)
 
 
-def test_run_without_a_command_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["run", "name"])
-    assert caught.value.code == 2
-    assert "a command is missing" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["name"], "a command is missing"),
+        (["name", "--"], "a command is missing"),
+        (["name", "--timeout", "5"], "a command is missing"),
+        ([], "required"),
+        (["--timeout", "nan", "name", "true"], "invalid seconds value: 'nan'"),
+        (["--timeout", "-1", "name", "true"], "invalid seconds value: '-1'"),
+        (["name", "--timeout", "soon", "true"], "invalid seconds value: 'soon'"),
+        (["name", "--what", "true"], "--what"),
+    ],
+)
+def test_mistakes_of_run_are_not_the_commands(
+    capsys: pytest.CaptureFixture[str], words: list[str], why: str
+) -> None:
+    """Its status is none that the command could have had."""
+    assert cli.main(["run", *words]) == cli.BROKEN
+    assert why in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "timeout", "input", "command"),
+    [
+        (["name", "ls", "-l", "--timeout"], 600, False, ["ls", "-l", "--timeout"]),
+        (["--timeout", "5", "name", "-i", "cat", "-i"], 5, True, ["cat", "-i"]),
+        (["-i", "name", "--timeout", "inf", "cat"], math.inf, True, ["cat"]),
+        (["name", "--", "--odd", "-i"], 600, False, ["--odd", "-i"]),
+        (["name", "-i", "--", "--", "x"], 600, True, ["--", "x"]),
+        (["-i", "name", "sh", "-c", "x", "--", "-i"], 600, True, ["sh", "-c", "x", "--", "-i"]),
+    ],
+)
+def test_options_of_run_stand_before_or_after_the_name(
+    words: list[str], timeout: float, input: bool, command: list[str]
+) -> None:
+    options = cli.parse(["run", *words])
+    assert (options.timeout, options.input, options.command) == (timeout, input, command)
+
+
+def test_a_fault_of_the_harness_is_not_the_commands_status(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "pick", lambda name: 1 / 0)
+    assert cli.main(["run", "name", "true"]) == cli.BROKEN
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MachineError("broke")])
@@ -93,7 +134,7 @@ def filled(name: str, *states: str) -> Image:
 
 def test_prune_keeps_what_is_current_or_in_use(capsys: pytest.CaptureFixture[str]) -> None:
     key = recipe.recipe("trixie").key
-    state = start.kept(filled(key), start.shape(filled(key), "tcg", "small")).name
+    state = booted.kept(filled(key), booted.shape(filled(key), "tcg", "small")).name
     current, old = filled(key, state, "booted-other"), filled("sid-plain-old", "booted-x")
     used = filled("sid-plain-used", "booted-x")
     (folders.cache() / "images/sid-failed.log").touch()
@@ -130,7 +171,7 @@ def test_a_fresh_image_does_not_replace_one_in_use() -> None:
     used = filled(recipe.recipe("trixie").key)
     with (
         folders.Lock(used.lock, shared=True),
-        pytest.raises(MachineError, match="in use: end its machines first"),
+        pytest.raises(HostError, match="in use: end its machines first"),
     ):
         image.build("trixie", fresh=True)
     assert used.folder.exists()
@@ -149,16 +190,17 @@ def test_a_unique_start_of_a_name_does() -> None:
     with subprocess.Popen(["sleep", "100"]) as process:
         names = [machine(name, process.pid).name for name in ("trixie", "sid")]
         assert cli.pick("tri").name == names[0] and cli.pick(names[1]).name == names[1]
-        with pytest.raises(MachineError, match=f"which .*{names[1]}.*{names[0]}"):
+        with pytest.raises(RequestError, match=f"which .*{names[1]}.*{names[0]}"):
             cli.pick("")
         process.kill()
-    with pytest.raises(MachineError, match="not found .none runs"):
+    with pytest.raises(RequestError, match="not found .none runs"):
         cli.pick("tri")
 
 
 FAKE_APT = """\\
 #!/bin/sh
 echo "$@" >> log
+cat "$(dirname "$0")"/../cache/building/fetch-*/auth.conf >> "$(dirname "$0")"/logins
 case "$*" in
 *update*) cp "$(dirname "$0")"/../cache/packages/sid/sources.list seen;;
 *none) echo "E: Unable to locate package none"; exit 100;;
@@ -168,18 +210,20 @@ esac
 
 
 def test_fetch(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By apt with folders of its own; the newest file counts."""
+    """By apt with folders of its own; the newest file counts, and a password is not kept."""
     (own_folders / "bin").mkdir()
     (own_folders / "bin/apt-get").write_text(FAKE_APT)
     (own_folders / "bin/apt-get").chmod(0o755)
     monkeypatch.setenv("PATH", f"{own_folders}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("MIRROR", "http://me:secret@mirror.example/debian")
     found = archive.fetch("thing", "sid")
+    assert "login me password secret" in (own_folders / "bin/logins").read_text()
+    kept = [file for file in folders.cache().rglob("*") if file.is_file()]
+    assert kept and not any(b"secret" in file.read_bytes() for file in kept)
     assert found == folders.cache() / "packages/sid/debs/thing_2_all.deb"
     said = (found.parent / "log").read_text()
     assert "Dir::State::Lists" in said and "Dir::Etc::SourceParts=/dev/null" in said
     lines = (found.parent / "seen").read_text().splitlines()
     assert lines == [f"deb [signed-by={archive.KEYRING}] http://mirror.example/debian sid main"]
-    with pytest.raises(
-        MachineError, match="^package none of sid: the suite has no package of tha"
-    ):
+    with pytest.raises(HostError, match="^package none of sid: the suite has no package of tha"):
         archive.fetch("none", "sid")

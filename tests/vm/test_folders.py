@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vm import folders, processes
-from vm.machine import MachineError
+from vm.errors import HostError
 
 
 def test_run_folder_is_private(own_folders: Path) -> None:
@@ -27,7 +27,7 @@ def test_anothers_run_folder_is_refused(own_folders: Path, what: str) -> None:
     if what == "link":
         (own_folders / "elsewhere").mkdir()
     path.touch() if what == "file" else path.symlink_to(own_folders / "elsewhere")
-    with pytest.raises(MachineError, match="not a folder of user"):
+    with pytest.raises(HostError, match="not a folder of user"):
         folders.run()
 
 
@@ -38,9 +38,9 @@ def test_a_folder_with_other_things_in_it_is_refused(
     """What is abandoned gets removed: nobody shall lose a home that way."""
     for name in ("run", "cache"):
         (own_folders / name / "photos").mkdir(parents=True)
-    with pytest.raises(MachineError, match="holds other things"):
+    with pytest.raises(HostError, match="holds other things"):
         folder()
-    with pytest.raises(MachineError, match="holds other things"):
+    with pytest.raises(HostError, match="holds other things"):
         folders.sweep()
     assert (own_folders / "run/photos").exists() and (own_folders / "cache/photos").exists()
 
@@ -51,7 +51,7 @@ def test_a_folder_with_other_things_in_it_is_refused(
 )
 def test_odd_names_are_refused(own_folders: Path, monkeypatch, name: str, why: str) -> None:
     monkeypatch.setenv("VM_RUN", str(own_folders / name))
-    with pytest.raises(MachineError, match=f"^VM_RUN: .*{why}"):
+    with pytest.raises(HostError, match=f"^VM_RUN: .*{why}"):
         folders.run()
     assert not (own_folders / name).exists()
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.vm.conftest import LocalMachine
 from vm import start
-from vm.machine import CommandFailed, CommandTimeout, Machine, MachineError
+from vm.errors import CommandFailed, CommandTimeout, MachineError, RequestError
+from vm.machine import Machine
 from vm.pool import Pool
 
 ODD = "a b'c\"d\\e$(f)\n-é"
+ANY = [ODD, "-", "-n", "x\n", "\n", os.fsdecode(b"\xff\xfe"), "x" * 255, "a;b&c|d", "*", "~"]
 
 
 def test_succeed_and_fail_raise_with_what_was_seen(local: LocalMachine) -> None:
@@ -41,6 +44,48 @@ def test_copy_both_ways(local: LocalMachine, tmp_path: Path, data: bytes) -> Non
     assert Path(target).stat().st_mode & 0o7777 == 0o4751
     local.copy_out(target, back)
     assert back.read_bytes() == data
+
+
+@pytest.mark.parametrize("name", ANY, ids=range(len(ANY)))
+def test_copies_whatever_the_name(local: LocalMachine, tmp_path: Path, name: str) -> None:
+    """Of files, of what is in folders, and of the folders themselves, on both sides."""
+    for folder in ("here", "there", "back"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "here" / name).write_text("text")
+    local.copy_in(tmp_path / "here" / name, f"{tmp_path}/there/{name}")
+    assert (tmp_path / "there" / name).read_text() == "text"
+    local.copy_in(b"deep", f"{tmp_path}/deep/{name}/{name}/{name}")
+    assert (tmp_path / "deep" / name / name / name).read_text() == "deep"
+    local.copy_in(tmp_path / "here", f"{tmp_path}/whole/{name}")
+    assert (tmp_path / "whole" / name / name).read_text() == "text"
+    local.copy_out(f"{tmp_path}/there/{name}", tmp_path / "back" / name)
+    assert (tmp_path / "back" / name).read_text() == "text"
+    assert [path.name for path in (tmp_path / "back").iterdir()] == [name]
+
+
+def test_relative_names_are_of_the_root_there(local: LocalMachine, tmp_path: Path) -> None:
+    inside = str(tmp_path).removeprefix("/")
+    local.copy_in(b"text", f"{inside}/-file")
+    local.copy_out(f"{inside}/-file", tmp_path / "back")
+    assert (tmp_path / "back").read_text() == "text"
+
+
+def test_a_pipe_is_no_file_to_copy(local: LocalMachine, tmp_path: Path) -> None:
+    """Reading one would wait for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RequestError, match="pipe: neither a file nor a folder"):
+        local.copy_in(tmp_path / "pipe", f"{tmp_path}/target")
+    with pytest.raises(FileNotFoundError, match="missing"):
+        local.copy_in(tmp_path / "missing", f"{tmp_path}/target")
+
+
+def test_a_message_has_a_length(local: LocalMachine) -> None:
+    """Of the report of a run with hundreds of failures each takes some KiB."""
+    with pytest.raises(CommandFailed) as caught:
+        local.succeed("echo begin; head -c 1000000 /dev/zero | tr '\\0' x; echo; echo end; exit 1")
+    said = str(caught.value)
+    assert len(said) < 40_000 and "begin" in said and "\nend" in said and "left out" in said
+    assert len(caught.value.result.stdout) > 1_000_000
 
 
 def test_copy_in_bytes_and_folders(local: LocalMachine, tmp_path: Path) -> None:
@@ -74,18 +119,18 @@ def test_a_folder_laid_over_another_changes_only_what_it_brings(
     assert (tmp_path / "old/sub").stat().st_mode & 0o7777 == 0o700
 
 
-def test_install_takes_packages_and_folders_only(local: LocalMachine, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(MachineError, match="neither a .deb nor a folder"):
-        start.install(local, tmp_path / "file")
-
-
 @pytest.mark.parametrize(
     ("url", "why"),
     [
         ("http://trixie", "a machine is vm://SUITE"),
         ("vm://trixie?colour=red", "a machine is vm://SUITE"),
+        ("vm://trixie/plain", "a machine is vm://SUITE"),
+        ("vm://trixie?network=perhaps", "a machine is vm://SUITE"),
+        ("vm://trixie?detached=yes", "a machine is vm://SUITE"),
         ("vm://trixie?provider", "provider '' is not known"),
+        ("vm://trixie?provider=vagrant&init=small", "provider vagrant cannot do 'init'"),
+        ("vm://trixie?provider=vagrant&network=yes", "provider vagrant cannot do 'network'"),
+        ("vm://trixie?flavour=sweet", "flavour 'sweet' is not known"),
         ("vm://sid?provider=none", "provider 'none' is not known"),
         ("vm://sid?init=sysv", "init 'sysv' is not known"),
         ("vm://etch", "suite 'etch' is not known"),
@@ -94,14 +139,14 @@ def test_install_takes_packages_and_folders_only(local: LocalMachine, tmp_path: 
 def test_bad_urls_are_refused_before_anything_is_done(
     url: str, why: str, own_folders: Path
 ) -> None:
-    with pytest.raises(MachineError, match=why.replace("?", r"\?")):
+    with pytest.raises(RequestError, match=why.replace("?", r"\?")):
         start.from_url(url)
 
 
 class Clones(LocalMachine):
     """A machine that can be cloned."""
 
-    can_clone = True
+    can = frozenset({"snapshot", "clone"})
     made: list[LocalMachine]
 
     def clone(self, name: str) -> Machine:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vm import processes
-from vm.machine import MachineError
+from vm.errors import HostError
 from vm.processes import as_root, explain, run
 
 
@@ -79,7 +79,7 @@ def test_output_log_and_steps(tmp_path: Path) -> None:
     ],
 )
 def test_failure_is_one_line_that_names_the_step(words: list[str], why: str) -> None:
-    with pytest.raises(MachineError) as caught:
+    with pytest.raises(HostError) as caught:
         run("step", *words)
     assert str(caught.value).startswith(why) and "\n" not in str(caught.value)
 
@@ -87,7 +87,7 @@ def test_failure_is_one_line_that_names_the_step(words: list[str], why: str) -> 
 def test_time_limit(tmp_path: Path) -> None:
     """What the tool has started holds its output open, and ends with it."""
     begin = time.monotonic()
-    with pytest.raises(MachineError, match=r"step: not done after 0\.3 s"):
+    with pytest.raises(HostError, match=r"step: not done after 0\.3 s"):
         run("step", "sh", "-c", f"sleep 100 & echo $! > {tmp_path}/pid; wait", limit=0.3)
     assert time.monotonic() - begin < 10
     assert ends(int((tmp_path / "pid").read_text()))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from vm.machine import MachineError
+from vm.errors import MachineError
 from vm.qmp import QMP
 
 GREETING = {"QMP": {"version": {}}}

@@ -16,8 +16,8 @@ import pytest
 
 from tests.vm.conftest import leftovers
 from vm import backend, cli, folders, recipe, start
+from vm.errors import CommandTimeout, MachineError, RequestError
 from vm.image import Image
-from vm.machine import CommandTimeout, MachineError
 from vm.pool import Pool
 from vm.qemu import QemuMachine
 
@@ -201,14 +201,14 @@ def test_restore_puts_back_memory_and_disk(base: QemuMachine) -> None:
     with (
         Pool(base, "ready") as pool,
         pool.take() as machine,
-        pytest.raises(MachineError, match="freeze that other"),
+        pytest.raises(RequestError, match="freeze that other"),
     ):
         machine.snapshot("no")
     base.succeed("touch /root/disk /dev/shm/memory")
     base.restore("ready")
     base.fail("ls /root/disk"), base.fail("ls /dev/shm/memory")
     base.snapshot("again")
-    with pytest.raises(MachineError, match="already"):
+    with pytest.raises(RequestError, match="already"):
         base.snapshot("again")
 
 
@@ -222,7 +222,9 @@ def test_testinfra_reaches_a_machine(machine: QemuMachine) -> None:
 def vm(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
     """`python -m vm`."""
     command = [sys.executable, "-m", "vm", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **more)
+    return subprocess.run(
+        command, capture_output=True, text=True, errors="surrogateescape", check=False, **more
+    )
 
 
 def test_detached_machine_from_the_command_line(own_run: Path, tmp_path: Path) -> None:
@@ -238,7 +240,20 @@ def test_detached_machine_from_the_command_line(own_run: Path, tmp_path: Path) -
     assert vm("run", name, "exit 7").returncode == 7
     assert vm("run", "-i", name, "cat", input="some input").stdout == "some input"
     late = vm("run", "--timeout", "1", name, "echo begun; sleep 100")
-    assert (late.stdout, late.returncode) == ("begun\n", 137) and "killed" in late.stderr
+    assert (late.stdout, late.returncode) == ("begun\n", cli.LATE) and "killed" in late.stderr
+    assert vm("run", name, "--timeout", "inf", "-i", "cat", input="after").stdout == "after"
+    long = vm("run", name, "printf", "%s,", *["x" * 9999] * 20, os.fsdecode(b"\xff"))
+    assert (long.stdout.count("x"), long.returncode) == (20 * 9999, 0)
+    assert long.stdout.endswith(os.fsdecode(b",\xff,"))
+    first = subprocess.run(
+        f"{sys.executable} -m vm run {name} yes | head -1",
+        shell=True,
+        check=False,
+        capture_output=True,
+        timeout=60,
+    )
+    assert first.stdout == b"y\n" and first.stderr == b""
+    assert vm("run", name, "pgrep -x yes").returncode == 1
     assert name in vm("list").stdout
     machines = json.loads(vm("list", "--json").stdout)["machines"]
     assert [one["name"] for one in machines if one["detached"]] == [name]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vm import image, recipe
-from vm.machine import MachineError
+from vm.errors import RequestError
 
 MIRROR = "http://mirror.example/debian"
 
@@ -19,14 +19,6 @@ MIRROR = "http://mirror.example/debian"
 @pytest.fixture(autouse=True)
 def mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIRROR", MIRROR)
-
-
-def fake_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
-    monkeypatch.delenv("MIRROR")
-    program = tmp_path / "apt-get"
-    program.write_text("#!/bin/sh\ncat <<'END'\n" + "\n".join(lines) + "\nEND\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
 
 
 def test_same_recipe_same_key_and_any_change_another() -> None:
@@ -68,49 +60,10 @@ def test_how_it_is_made_is_part_of_the_key(
     assert len(keys) == 3
 
 
-def test_no_apt_and_apt_that_fails_are_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MIRROR")
-    (tmp_path / "apt-get").write_text(
-        "#!/bin/sh\necho 'E: The list of sources is broken'\nexit 100\n"
-    )
-    (tmp_path / "apt-get").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    with pytest.raises(MachineError, match="^apt's sources: E: The list of sources is broken$"):
-        recipe.recipe("trixie")
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    with pytest.raises(MachineError, match="no apt here.*MIRROR="):
-        recipe.recipe("trixie")
-
-
 @pytest.mark.parametrize(("suite", "flavour"), [("etch", "plain"), ("trixie", "sweet")])
 def test_what_is_not_known_is_named_with_what_is(suite: str, flavour: str) -> None:
-    with pytest.raises(MachineError, match="take one of"):
+    with pytest.raises(RequestError, match="take one of"):
         recipe.recipe(suite, flavour)
-
-
-def test_mirrors_are_apts_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_apt(
-        tmp_path,
-        monkeypatch,
-        "http://vendor.example/apt nodistro",
-        "http://a.example/debian/ bookworm",
-        "http://a.example/debian/ bookworm-updates",
-        "http://s.example/debian-security/ bookworm-security",
-    )
-    assert list(recipe.sources("trixie")) == [
-        "deb http://a.example/debian/ trixie main",
-        "deb http://a.example/debian/ trixie-updates main",
-        "deb http://s.example/debian-security/ trixie-security main",
-    ]
-    assert list(recipe.sources("sid")) == ["deb http://a.example/debian/ sid main"]
-
-
-def test_no_mirror_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_apt(tmp_path, monkeypatch, "http://vendor.example/apt nodistro")
-    with pytest.raises(MachineError, match="MIRROR="):
-        recipe.recipe("trixie")
 
 
 def test_modules_come_after_what_they_need() -> None:

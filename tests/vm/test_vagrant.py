@@ -19,9 +19,10 @@ import pytest
 
 from tests.vm.conftest import leftovers, shared
 from vm import box, cli, folders, image, start, vagrant
+from vm.errors import CommandTimeout, HostError, MachineError
 from vm.image import Image
 from vm.libvirt import Libvirt, virsh
-from vm.machine import CommandTimeout, Machine, MachineError
+from vm.machine import Machine
 from vm.pool import Pool
 from vm.vagrant import VagrantMachine
 
@@ -202,7 +203,7 @@ def test_a_limit_on_virsh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "virsh").write_text("#!/bin/sh\nexec sleep 60\n")
     (tmp_path / "virsh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(MachineError, match="libvirt: no answer to version in 0.2 s"):
+    with pytest.raises(HostError, match="libvirt: no answer to version in 0.2 s"):
         virsh("version", limit=0.2)
 
 

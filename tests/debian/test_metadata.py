@@ -1,0 +1,50 @@
+"""What the files of a release say of themselves must not differ."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def field(file: str, name: str) -> list[str]:
+    """The values of a field in a file of Debian's paragraphs."""
+    return re.findall(rf"(?m)^{name}: *(.*)$", (ROOT / file).read_text())
+
+
+def test_one_version() -> None:
+    heads = re.findall(r"(?m)^## (\S+)$", (ROOT / "CHANGELOG.md").read_text())
+    packaged = re.match(r"\S+ \((\S+)-\d+\)", (ROOT / "debian/changelog").read_text())
+    assert packaged
+    assert heads[0] == packaged[1] == PROJECT["version"]
+
+
+def test_one_licence() -> None:
+    assert PROJECT["license"] == {"text": "GPL-2.0-or-later"}
+    assert set(field("debian/copyright", "License")) == {"GPL-2+"}
+    text = (ROOT / "LICENSE").read_text()
+    assert "Version 2, June 1991" in text and "END OF TERMS AND CONDITIONS" in text
+
+
+def test_one_address() -> None:
+    """The maintainer's address has one place, apart from who signed the changelog's entries."""
+    (maintainer,) = field("debian/control", "Maintainer")
+    address = re.search(r"<(.*)>", maintainer)
+    assert address
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a clone, so what belongs to it is not known")
+    files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    naming = {
+        str(file.relative_to(ROOT))
+        for file in files
+        if file.is_file() and address[1].encode() in file.read_bytes()
+    }
+    naming -= {"debian/changelog", "CONTRIBUTING.md"}
+    assert naming == {"debian/control"}
