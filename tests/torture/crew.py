@@ -137,9 +137,7 @@ def sample(cases: list[Case], count: int, seed: int) -> list[Case]:
     return random.Random(seed).sample(cases, min(count, len(cases)))
 
 
-def torture(
-    cases: list[Case], workers: int, tell: Callable[[Case, dict[str, Any]], None]
-) -> None:
+def torture(cases: list[Case], workers: int, tell: Callable[[Case, dict[str, Any]], None]) -> None:
     """Try all cases, and tell of each as it comes."""
     waiting: queue.SimpleQueue[Case] = queue.SimpleQueue()
     for case in cases:

@@ -10,7 +10,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from calls import CONDITIONS, ERRORS  # type: ignore[import-not-found]  # noqa: E402
+from calls import CONDITIONS, ERRORS  # type: ignore[import-not-found]
 
 _ALLOW = 0x7FFF0000
 _NOTIFY = 0x7FC00000
@@ -37,7 +37,9 @@ def tell_calls() -> None:
     for name in ERRORS:
         number = library.seccomp_syscall_resolve_name(name.encode())
         for where in CONDITIONS.get(name, [None]):
-            compare = _Compare(where.argument, _MASKED_EQ, where.mask, where.value) if where else None
+            compare = (
+                _Compare(where.argument, _MASKED_EQ, where.mask, where.value) if where else None
+            )
             count = 1 if where else 0
             pointer = ctypes.byref(compare) if compare else None
             failed = library.seccomp_rule_add_array(context, _NOTIFY, number, count, pointer)

@@ -184,7 +184,9 @@ class Supervisor:
             return
         error = -number_of(action) if action else 0
         try:
-            fcntl.ioctl(fd, _SEND, struct.pack("QqiI", identity, 0, error, 0 if error else _CONTINUE))
+            fcntl.ioctl(
+                fd, _SEND, struct.pack("QqiI", identity, 0, error, 0 if error else _CONTINUE)
+            )
         except OSError:
             pass  # as above
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import world
-from .calls import KILL
 from .scenes import SCENES, Scene
 from .supervisor import Done, Point, Supervisor, run
 
