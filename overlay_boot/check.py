@@ -89,6 +89,8 @@ def share_problem(subhost: Subhost, share: Share) -> str:
         return f"{share.text!r} is not an absolute path: start it with /"
     if not os.path.normpath(share.target).strip("/"):
         return f"{share.text!r} would hide the subhost's whole root: name a path below it"
+    if ".." in share.target.split("/"):
+        return f"{share.text!r} has .. in the subhost's path: write it without"
     if isinstance(subhost.lower, Pending) or not os.path.isdir(subhost.lower):
         return ""  # not known yet, or said already
     try:

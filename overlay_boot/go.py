@@ -30,26 +30,31 @@ LOOK = 0.3  # seconds after which a background job looks whether it is in the fo
 def go(record: Record, command: list[str]) -> int:
     """Run command, or root's shell, in the subhost; returns its exit status."""
     signals = signals_as_file((*SIGNALS_FORWARDED, signal.SIGTSTP, signal.SIGWINCH))
-    terminals = [fd for fd in (0, 1, 2) if os.isatty(fd)]
-    terminal = Terminal(record, terminals) if terminals else None
+    fds = [0, 1, 2]
+    terminals: list[Terminal] = []
+    for device in dict.fromkeys(os.fstat(fd).st_rdev for fd in fds if os.isatty(fd)):
+        outer = [fd for fd in (0, 1, 2) if os.isatty(fd) and os.fstat(fd).st_rdev == device]
+        terminals.append(Terminal(record, outer))
+        for fd in outer:
+            fds[fd] = terminals[-1].slave
     inside = Inside(
         record,
         "--enter",
         command,
-        [terminal.slave if terminal and fd in terminals else fd for fd in (0, 1, 2)],
+        fds,
         _environment(),
         record.cgroup,
-        terminal.outer if terminal else -1,
+        terminals[0].outer if terminals else -1,
     )
     inside.report()  # it is ready
-    if terminal:
-        terminal.start()
     try:
-        _attend(inside, terminal, signals)
-        if terminal:
+        for terminal in terminals:
+            terminal.start()
+        _attend(inside, terminals, signals)
+        for terminal in terminals:
             terminal.finish(signals)
     finally:
-        if terminal:
+        for terminal in terminals:
             terminal.restore()
     return inside.status()
 
@@ -60,45 +65,48 @@ def _environment() -> dict[str, str]:
     return fixed | {name: os.environ[name] for name in kept if name in os.environ}
 
 
-def _attend(inside: Inside, terminal: Terminal | None, signals: int) -> None:
+def _attend(inside: Inside, terminals: list[Terminal], signals: int) -> None:
     """Hand on signals and what is typed and printed, until the command has ended."""
     while True:
         poll = select.poll()
         poll.register(signals, select.POLLIN)
         poll.register(inside.reports, select.POLLIN)
-        waiting = terminal.register(poll) if terminal else False
+        waiting = [terminal for terminal in terminals if terminal.register(poll)]
         ready = dict(poll.poll(LOOK * 1000 if waiting else None))
-        if terminal:
+        for terminal in terminals:
             terminal.relay(ready)
         if signals in ready:
             number = read_signal(signals)
-            if number == signal.SIGWINCH and terminal:
-                terminal.resize()
+            if number == signal.SIGWINCH:
+                for terminal in terminals:
+                    terminal.resize()
             else:
                 inside.send(number)
         if inside.reports in ready:
             if inside.report() == "ended":
                 return
-            _stop_like_the_command(terminal)
+            _stop_like_the_command(terminals)
             inside.send(signal.SIGCONT)
 
 
-def _stop_like_the_command(terminal: Terminal | None) -> None:
+def _stop_like_the_command(terminals: list[Terminal]) -> None:
     """Stop as the command did; returns when this goes on. At a terminal in raw mode it was Ctrl-Z,
     which is for the whole job, and which the kernel passes over where no shell could let that go
     on. Otherwise only this process stops, whatever it works for."""
-    if not terminal or not terminal.raw:
+    raw = [terminal for terminal in terminals if terminal.raw]
+    for terminal in raw:
+        terminal.restore()
+    if not raw:
         os.kill(os.getpid(), signal.SIGSTOP)
         return
-    terminal.restore()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTSTP})
     os.killpg(0, signal.SIGTSTP)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
 
 
 class Terminal:
-    """The caller's terminal and the subhost's own one, and all that goes between them. Neither
-    direction ever waits for the other."""
+    """A terminal of the caller's and one of the subhost's own, and all that goes between them.
+    Neither direction ever waits for the other. The caller's is what all of `outer` are."""
 
     def __init__(self, record: Record, outer: list[int]) -> None:
         self.outer = _own_description(outer[0])
@@ -132,7 +140,9 @@ class Terminal:
         if self.master < 0:
             return False
         background = not self._in_foreground()
-        if not background and self.takes_keys and not self.raw:
+        if background:
+            self.raw = False  # the shell has given the terminal to another job
+        elif self.takes_keys and not self.raw:
             tty.setraw(self.outer, termios.TCSADRAIN)  # what was typed ahead stays
             self.raw = True
         outer = select.POLLIN if self.raw and len(self.typed) < FULL else 0

@@ -416,7 +416,7 @@ static int enter(const char *how, char **command)
     static const int kinds = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID;
     struct pollfd control = {.fd = 4, .events = POLLIN};
     sigset_t child_only, none;
-    int status = 0, terminal = 2, ending = 0;
+    int status = 0, terminal = 0, ending = 0;
     long deadline = 0, left;
     struct timespec pause;
     struct termios before;
@@ -430,8 +430,10 @@ static int enter(const char *how, char **command)
         return complain("cannot enter the subhost"), CANNOT;
     (void)!chdir("/");
     close(3);
-    while (terminal >= 0 && !isatty(terminal))
-        terminal--;
+    while (terminal <= 2 && !isatty(terminal))
+        terminal++;
+    if (terminal > 2)
+        terminal = -1;
     sigemptyset(&none);
     sigemptyset(&child_only);
     sigaddset(&child_only, SIGCHLD);

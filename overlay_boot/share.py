@@ -19,10 +19,17 @@ def share(record: Record, path: str) -> None:
     """Bind a folder or file onto the same path of the subhost, its submounts with it; a missing
     mount point is made. What is shared already stays so. Raises ConfigError for what cannot be
     shared."""
-    path, source = _source(path)
+    path = _below_root(path)
+    try:
+        source = os.stat(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}: name a folder or a file") from error
     mounts = open_tree(path)
+    stale = _is_stale(record, path)
 
     def attach() -> None:
+        if stale:
+            detach(path)
         with Tree("/") as tree:
             target = tree.open(path, stat.S_ISDIR(source.st_mode))
             if not os.path.samestat(os.fstat(target), source):
@@ -32,27 +39,39 @@ def share(record: Record, path: str) -> None:
 
 
 def unshare(record: Record, path: str) -> None:
-    """Undo share, for what is in use as soon as it is not any more."""
-    path, source = _source(path)
+    """Undo share, also of what the main host has replaced or removed since. Whoever uses it keeps
+    what he has open."""
+    path = _below_root(path)
+    stale = _is_stale(record, path)
+    source = os.stat(path) if os.path.exists(path) else None
 
     def remove() -> None:
         with Tree("/") as tree:
-            if not tree.has(path) or not os.path.samestat(os.fstat(tree.open(path)), source):
-                raise OverlayBootError("it is not shared")
+            there = source and tree.has(path) and os.fstat(tree.open(path))
+        if not stale and not (source and there and os.path.samestat(there, source)):
+            raise OverlayBootError("it is not shared")
         detach(path)
 
     _in_its_mounts(record, remove, f"cannot remove {path} from {record.name}")
 
 
-def _source(path: str) -> tuple[str, os.stat_result]:
+def _below_root(path: str) -> str:
     path = os.path.abspath(path)
-    try:
-        source = os.stat(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}: name a folder or a file") from error
     if path.strip("/") == "":
         raise ConfigError(f"{path} is the whole root: name a path below it")
-    return path, source
+    return path
+
+
+def _is_stale(record: Record, path: str) -> bool:
+    """Whether the subhost has at path a mount of something that is not there any more: a file that
+    an editor has replaced, or that was removed (proc(5), mountinfo)."""
+    try:
+        with open(f"/proc/{record.pid}/mountinfo", errors="surrogateescape") as lines:
+            mounts = [line.split(" ")[3:5] for line in lines]
+    except OSError:
+        return False  # it has ended, which is told by what comes next
+    shown = "".join(f"\\{ord(c):03o}" if c in " \t\n\\" else c for c in path)
+    return any(root.endswith("//deleted") and point == shown for root, point in mounts)
 
 
 def _in_its_mounts(record: Record, do: Callable[[], None], what: str) -> None:

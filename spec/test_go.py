@@ -438,3 +438,25 @@ def test_killed_while_the_command_keeps_stopping(subhost: Subhost) -> None:
         ["end", 5],
     )
     assert subhost.wait("! pgrep -f '[/]stops'", 15)
+
+
+@clause("go-redirect")
+def test_two_terminals_stay_two(subhost: Subhost) -> None:
+    """What goes to another terminal than the first arrives there."""
+    subhost.boot()
+    inside = "echo is-out; echo is-err >&2; [ -t 2 ] && echo both"
+    outer = f"tty > {subhost.folder}/tty; until [ -e {subhost.folder}/over ]; do sleep 0.1; done"
+    subhost.prepare(f"rm -f {subhost.folder}/over")
+    result = fulfilled(
+        drive(
+            subhost,
+            f"script -qec {shlex.quote(outer)} {subhost.folder}/second < /dev/null > /dev/null & "
+            f"until [ -s {subhost.folder}/tty ]; do sleep 0.1; done; "
+            f"overlay-go {subhost.name} sh -c '{inside}' 2> $(cat {subhost.folder}/tty); "
+            f"touch {subhost.folder}/over; wait",
+            ["end", 30],
+        )
+    )
+    assert "is-out" in result["screen"] and "both" in result["screen"], result
+    assert "is-err" not in result["screen"]
+    assert "is-err" in subhost.target.read(f"{subhost.folder}/second")

@@ -156,6 +156,24 @@ def test_a_file_is_shared_once_and_no_more(subhost: Subhost) -> None:
     assert subhost.target.read(file) == "shared\n"
 
 
+@clause("runtime-share-remove", "runtime-share-again")
+def test_a_shared_file_that_was_replaced(subhost: Subhost) -> None:
+    """As an editor does: it is shared anew by the same command, and can be removed, also when the
+    main host has removed it."""
+    subhost.boot()
+    file = subhost.put("file", "old\n", 0o644)
+    assert subhost.run(f"overlay-share {file} {subhost.name}").status == 0
+    subhost.prepare(f"echo new > {file}.new && mv {file}.new {file}")
+    done = subhost.run(f"overlay-share {file} {subhost.name}")
+    assert done.status == 0 and subhost.inside(f"cat {file}") == "new\n", done
+    subhost.prepare(f"rm {file}")
+    done = subhost.run(f"overlay-share --remove {file} {subhost.name}")
+    assert done.status == 0, done
+    assert subhost.inside(f"grep -c {file} /proc/mounts; :") == "0\n"
+    assert subhost.run(f"overlay-share --remove /proc {subhost.name}").status == 1
+    assert subhost.inside("cat /proc/1/comm") == ".reaper\n"
+
+
 @clause("share-root")
 @pytest.mark.parametrize("path", ["/", "/.", "/..", "//x/..", "/etc:/.", "/etc:/x/.."])
 def test_the_whole_root_is_not_shared(subhost: Subhost, path: str) -> None:
