@@ -17,7 +17,7 @@ from .report import page
 def main() -> int:
     """The exit status: 0 where nothing was wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
-    parser.add_argument("--points", type=int, default=2000, help="how many; 0: all")
+    parser.add_argument("--points", type=int, default=1600, help="how many; 0: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scene", action="append", default=[], help="only this configuration")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
