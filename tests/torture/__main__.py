@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .crew import Case, Crew, plan, sample, torture
+from .report import page
 
 
 def main() -> int:
@@ -24,6 +25,7 @@ def main() -> int:
     parser.add_argument("--match", default="", help="only those whose printed form has this")
     parser.add_argument("--list", action="store_true", help="print the points, try none")
     parser.add_argument("--results", type=Path, default=Path("build/torture.jsonl"))
+    parser.add_argument("--page", type=Path, help="write the results as this page")
     arguments = parser.parse_args()
     cases = [Case.parse(text) for text in arguments.case]
     every = len(cases)
@@ -61,8 +63,12 @@ def main() -> int:
                 print(f"{done} of {len(cases)}, {wrong} wrong", file=sys.stderr, flush=True)
 
         torture(cases, arguments.workers, tell)
+    seconds = time.monotonic() - begun
+    if arguments.page:
+        text = page(arguments.results, every, arguments.seed, seconds)
+        arguments.page.write_text(text)
     print(
-        f"{done - missed} points of {every} in {time.monotonic() - begun:.0f} s: {wrong} wrong; "
+        f"{done - missed} points of {every} in {seconds:.0f} s: {wrong} wrong; "
         f"{missed} more were not met again"
     )
     return 1 if wrong else 0

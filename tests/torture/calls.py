@@ -63,7 +63,8 @@ ERRORS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(["execve", "unshare", "setns"], ("ENOMEM", "EPERM")),
     **dict.fromkeys(["chdir", "fchdir", "chroot", "sethostname", "ioctl", "prctl"], _NOT),
     **dict.fromkeys(["setsid", "setpgid", "kill", "pidfd_send_signal"], _NOT),
-    **dict.fromkeys(["flock", "wait4", "waitid"], ("EINTR", "ENOMEM")),
+    **dict.fromkeys(["wait4", "waitid"], ("EINTR",)),
+    "flock": ("EINTR", "ENOLCK"),
     "exit_group": (),
 }
 """By system call; what a kernel does not have is passed over."""

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -92,18 +93,22 @@ def run(command: list[str], folder: Path, seconds: float = 40) -> Done:
     return _run(command, folder, seconds, lambda process: None)
 
 
-def _run(command: list[str], folder: Path, seconds: float, started: object) -> Done:
+def _run(
+    command: list[str],
+    folder: Path,
+    seconds: float,
+    started: Callable[[subprocess.Popen[bytes]], None],
+) -> Done:
     begun = time.monotonic()
     with open(folder / "out", "wb") as out, open(folder / "err", "wb") as err:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
-        assert callable(started)
         started(process)
         status = process.returncode if wait_for(process, seconds) else None
         if status is None:
             process.kill()
             process.wait()
-    text = [(folder / name).read_text(errors="replace") for name in ("out", "err")]
-    return Done(status, *text, time.monotonic() - begun)
+    said, told = ((folder / name).read_text(errors="replace") for name in ("out", "err"))
+    return Done(status, said, told, time.monotonic() - begun)
 
 
 @dataclass
