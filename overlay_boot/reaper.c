@@ -473,7 +473,8 @@ static int enter(const char *how, char **command)
             continue;
         length = read(4, signals, sizeof signals);
         for (ssize_t each = 0; each < length; each++)
-            kill(terminal < 0 ? meant(signals[each], leader) : leader, signals[each]);
+            if (kill(terminal < 0 ? meant(signals[each], leader) : leader, signals[each]))
+                kill(leader, signals[each]); /* it is not the head of its group yet */
         if (length == 0) {
             ending = 1;
             deadline = now() + GRACE;
@@ -597,7 +598,7 @@ static int keep(char **argument)
         pid = number(text);
     pinned = pid ? open(netns_of(pid, path), O_RDONLY | O_CLOEXEC) : -1;
     await(pid);
-    if (*ifdown && pinned >= 0) {
+    if (*ifdown && pid) {
         child = fork();
         if (child == 0) {
             setsid();
