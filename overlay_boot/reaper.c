@@ -582,8 +582,9 @@ static void remove_cgroup(const char *path)
         sleep_ms(5);
 }
 
-/* Its arguments: the builder's pid, the record, the name of the network namespace, the cgroup or "",
- * the seconds for the ifdown command, and that, if there is any.  Descriptor 3 is the record, with its lock: that is let go last,
+/* Its arguments: the builder's pid, the record, the name of the network namespace, the cgroup
+ * or "", the seconds for the ifdown command, and that, if there is any.  Descriptor 3 is the
+ * record, with its lock: that is let go last,
  * with this process.  A name is removed only where it still leads to what this boot made. */
 static int keep(char **argument)
 {

@@ -56,7 +56,9 @@ class Stop:
     def run(self) -> None:
         """Stop it; returns when its processes, mounts, cables, name and record are gone."""
         process = self.record.open_process()
-        if process is not None and self._alone(process):
+        if process is not None and not self._alone(process):
+            process = None  # it has ended, by another overlay-stop
+        if process is not None:
             pinned = self._pin_namespace()
             try:
                 if services := self._end_start():
@@ -73,7 +75,8 @@ class Stop:
                 self._ifdown()
                 os.close(pinned)
         self._wait_until_clear()
-        self._say("stopped")
+        if process is not None:
+            self._say("stopped")
 
     def _alone(self, process: int) -> bool:
         """Whether it falls to this overlay-stop: another one that is at work is waited for, and what
