@@ -57,7 +57,7 @@ mutants: test-setup vm-setup ## does the spec notice deliberate faults?
 	@$(SUDO) $(BIN)/python -m tests.mutants $(ARGS)
 
 # ARGS="--points 0" for all that there are, ARGS="--case ..." for one as it is printed.
-torture: test-setup ## a boot and its end, killed or failed at each system call: docs/reliability.md
+torture: test-setup ## each system call of a boot and an end, killed or failed
 	@$(SUDO) $(BIN)/python -m tests.torture $(or $(ARGS),--page docs/reliability.md)
 
 conformance: setup ## docs/conformance.md of the results in build/spec

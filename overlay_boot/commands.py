@@ -87,7 +87,7 @@ def run(
     deadline = Deadline(seconds)
     try:
         while process not in (ready := waiter.wait(process, read, seconds=deadline.left)):
-            if not ready:
+            if not ready or deadline.passed:
                 break
             part = os.read(read, 65536)
             output += part[: LIMIT - len(output)]

@@ -6,6 +6,7 @@ environment, no descriptor and no terminal is ever seen inside, not even while a
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from overlay_boot import PATH, NotRunning, commands
@@ -42,7 +43,8 @@ class Inside:
         self.reports, reports = os.pipe()
         more = {3: process, 4: control, 5: reports}
         if cgroup:
-            more[6] = os.open(f"{cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+            with contextlib.suppress(OSError):  # somebody has removed it
+                more[6] = os.open(f"{cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
         if terminal >= 0:  # the caller's, to be put right should the caller be killed
             more[7] = os.dup(terminal)
         words = [name, role, *command]
@@ -54,7 +56,7 @@ class Inside:
                 os.close(fd)
 
     def send(self, number: int) -> None:
-        """Send a signal to the command's process group."""
+        """Send a signal to the command, or to all of its process group where a terminal would."""
         try:
             os.write(self.control, bytes([number]))
         except BrokenPipeError:

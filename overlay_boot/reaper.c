@@ -473,7 +473,8 @@ static int enter(const char *how, char **command)
             continue;
         length = read(4, signals, sizeof signals);
         for (ssize_t each = 0; each < length; each++)
-            kill(terminal < 0 ? meant(signals[each], leader) : leader, signals[each]);
+            if (kill(terminal < 0 ? meant(signals[each], leader) : leader, signals[each]))
+                kill(leader, signals[each]); /* it is not the head of its group yet */
         if (length == 0) {
             ending = 1;
             deadline = now() + GRACE;
@@ -581,8 +582,9 @@ static void remove_cgroup(const char *path)
         sleep_ms(5);
 }
 
-/* Its arguments: the builder's pid, the record, the name of the network namespace, the cgroup or "",
- * the seconds for the ifdown command, and that, if there is any.  Descriptor 3 is the record, with its lock: that is let go last,
+/* Its arguments: the builder's pid, the record, the name of the network namespace, the cgroup
+ * or "", the seconds for the ifdown command, and that, if there is any.  Descriptor 3 is the
+ * record, with its lock: that is let go last,
  * with this process.  A name is removed only where it still leads to what this boot made. */
 static int keep(char **argument)
 {
@@ -597,7 +599,7 @@ static int keep(char **argument)
         pid = number(text);
     pinned = pid ? open(netns_of(pid, path), O_RDONLY | O_CLOEXEC) : -1;
     await(pid);
-    if (*ifdown && pinned >= 0) {
+    if (*ifdown && pid) {
         child = fork();
         if (child == 0) {
             setsid();

@@ -7,9 +7,10 @@ is killed from outside, with all that is in its pid namespace.
 
 from __future__ import annotations
 
+import fcntl
 import os
 
-from overlay_boot import OverlayBootError, explain
+from overlay_boot import PATH, OverlayBootError, commands, explain
 from overlay_boot.enter import CANNOT, Inside
 from overlay_boot.linux import SIGKILL, SIGTERM, kill_process
 from overlay_boot.log import Log
@@ -42,6 +43,7 @@ class Stop:
         self.record = record
         self.timeout = timeout
         self.waiter = Waiter()
+        self.keeper_lost = False
         self.problems: list[str] = []
         self.warnings: list[str] = []
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -54,7 +56,10 @@ class Stop:
     def run(self) -> None:
         """Stop it; returns when its processes, mounts, cables, name and record are gone."""
         process = self.record.open_process()
+        if process is not None and not self._alone(process):
+            process = None  # it has ended, by another overlay-stop
         if process is not None:
+            pinned = self._pin_namespace()
             try:
                 if services := self._end_start():
                     self._stop_services(process, services)
@@ -66,8 +71,49 @@ class Stop:
                 raise OverlayBootError(
                     f"{self.record.name}: pid {self.record.pid} does not die: see its state"
                 )
+            if pinned is not None:
+                self._ifdown()
+                os.close(pinned)
         self._wait_until_clear()
-        self._say("stopped")
+        if process is not None:
+            self._say("stopped")
+
+    def _alone(self, process: int) -> bool:
+        """Whether it falls to this overlay-stop: another one that is at work is waited for, and what
+        is left is done if that one gives up."""
+        while not self._ended(process, 0):
+            try:
+                fcntl.lockf(self.record.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except OSError:
+                self._ended(process, 0.05)
+        return False
+
+    def _pin_namespace(self) -> int | None:
+        """Where the keeper is lost: what keeps the cables until ifdown has run."""
+        if not self.record.is_free():
+            return None
+        self.keeper_lost = True
+        try:
+            return os.open(f"/proc/{self.record.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+
+    def _ifdown(self) -> None:
+        """In place of the keeper: take down what ifup took up."""
+        program = commands.find("ifdown")
+        names = [link.name for link in reversed(self.record.left_cables())]
+        if self.record.ifdown and program and names:
+            command = [program, *names]
+            done = commands.run(
+                command,
+                {"PATH": PATH},
+                self.waiter,
+                capture=True,
+                errors_too=True,
+                seconds=SERVICE,
+            )
+            self._say(" ".join(os.fsdecode(done.output).split()) or "ifdown has run")
 
     def _say(self, message: str) -> None:
         """A line in the log; one that cannot be written is warned about, once."""
@@ -141,7 +187,7 @@ class Stop:
     def _terminate(self, process: int) -> None:
         """SIGTERM to every process; those that do not end within the grace period are named."""
         if messenger := self._inside("--terminate"):
-            messenger.status_within(SETTLE)
+            messenger.status_within(2)
         grace = min(GRACE, self.timeout)
         if self._ended(process, grace):
             return
@@ -157,9 +203,11 @@ class Stop:
         while not record.is_free():
             if deadline.passed or process_status(record.keeper)[0] in ("T", "t"):
                 self._end_keeper()
+                self.keeper_lost = True
                 break
             self.waiter.wait(seconds=0.001)
-        record.clear()
+        if self.keeper_lost or record.stands():
+            record.clear()
         deadline = Deadline(SETTLE)
         while left := record.left_cables():
             if deadline.passed:

@@ -5,6 +5,7 @@ Runs on the target, by itself. Standard input is a JSON list of steps; standard 
 it had to be killed, and "failed", the step that was not fulfilled in time. The steps:
 
     ["type", text]          as from a keyboard
+    ["press", key, seconds] the same, again and again until the command ends
     ["see", text, seconds]  wait until text is printed, after what was seen before
     ["paste", count]        count bytes in lines, read back at the same time as they are echoed
     ["size", rows, columns] change the window
@@ -65,6 +66,13 @@ class Driver:
                     pass
         os.set_blocking(self.terminal, True)
         return not data
+
+    def press(self, key, seconds):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.type(key) and self.end(0.5):
+                return True
+        return False
 
     def paste(self, count):
         return self.type("".join(f"{n:09}\n" for n in range(count // 10)))

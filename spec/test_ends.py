@@ -346,3 +346,31 @@ def test_a_process_that_pretends_to_start_services(subhost: Subhost, name: str) 
     assert "Traceback" not in done.err and done.status in (0, 1), done
     assert told(subhost) == ["one stop"]
     assert subhost.gone(pid)
+
+
+@clause("stop-once")
+def test_several_stops_at_once_run_each_script_once(subhost: Subhost) -> None:
+    """Five at once all end with status 0 or 3, when the subhost is down."""
+    subhost.boot(scripts(subhost, slow="[ $1 = start ] || sleep 1"))
+    pid = subhost.pid1()
+    said = subhost.run(
+        f"for i in 1 2 3 4 5; do (overlay-stop {subhost.name}; echo $?) & done; wait"
+    )
+    assert set(said.out.split()) <= {"0", "3"} and "0" in said.out.split(), said
+    assert told(subhost) == ["slow start", "slow stop"]
+    assert "failed" not in subhost.target.read(subhost.log)
+    assert subhost.gone(pid)
+
+
+@clause("stop-forced-keeper")
+@pytest.mark.usefixtures("interfaces")
+def test_without_a_keeper_ifdown_runs_all_the_same(subhost: Subhost) -> None:
+    """What ifup took up is taken down, with the cable still there."""
+    down = f"{subhost.folder}/down"
+    subhost.stanza(f"{subhost.name}0", f"down ip -br link show {subhost.name}0 > {down}")
+    subhost.boot("CABLES= =")
+    pid = subhost.pid1()
+    subhost.run(f"kill -9 {keeper(subhost)}")
+    done = subhost.run(f"overlay-stop {subhost.name}")
+    assert done.status == 0 and subhost.gone(pid), done
+    assert subhost.name in subhost.target.read(down)
