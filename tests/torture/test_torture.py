@@ -13,7 +13,7 @@ from .worker import Trial, Worker
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces: run as root")
 POINTS = 100
-SCENES = ["overlay", "share", "start"]  # the cables' take their time: `make torture` has them
+SCENES = ["overlay", "share", "start", "bridge"]  # `make torture` has the others too
 
 
 def mkdir_under(point: Point | None, folder: Path) -> tuple[Supervisor, int | None, str]:
