@@ -149,11 +149,11 @@ class Boot:
 
     def _hold(self) -> None:
         self.record.describe(self.subhost, int(time.time()))
+        self.record.cgroup = self.cgroup  # before it is made: whoever clears up has to know it
         hold(self.record, self.waiter)
 
     def _make_cgroup(self) -> None:
         os.makedirs(self.cgroup, exist_ok=True)  # a crash may have left it
-        self.record.cgroup = self.cgroup
 
     def _remove_cgroup(self) -> None:
         cgroup.remove(self.cgroup)

@@ -562,13 +562,13 @@ static void delete_cables(int netns)
     }
 }
 
-/* With the cgroups in it; processes that have just ended keep one for a moment. */
-static void remove_cgroup(const char *path)
+/* With the cgroups in it; processes that have just ended keep one for a moment.  Whether it is gone. */
+static int remove_cgroup(const char *path)
 {
     char below[PATH_MAX];
     DIR *folder = opendir(path);
     struct dirent *each;
-    int tries = 200;
+    int tries = 200, failed;
 
     while (folder && (each = readdir(folder)))
         if (each->d_type == DT_DIR && *each->d_name != '.') {
@@ -578,8 +578,9 @@ static void remove_cgroup(const char *path)
         }
     if (folder)
         closedir(folder);
-    while (rmdir(path) && errno == EBUSY && tries--)
+    while ((failed = rmdir(path)) && errno == EBUSY && tries--)
         sleep_ms(5);
+    return !failed || errno == ENOENT;
 }
 
 /* Its arguments: the builder's pid, the record, the name of the network namespace, the cgroup
@@ -591,7 +592,7 @@ static int keep(char **argument)
     pid_t builder = number(argument[0]), pid = 0, child;
     const char *record = argument[1], *netns = argument[2], *cgroup = argument[3];
     char **ifdown = argument + 5, text[32] = "", path[40];
-    int pinned;
+    int pinned, clean;
 
     prctl(PR_SET_NAME, "overlay-keeper");
     await(builder);
@@ -616,11 +617,10 @@ static int keep(char **argument)
         await(child);
         close(pinned);
     }
-    if (leads_to(netns, pid) || leads_to(netns, builder))
-        unlink(netns);
-    if (*cgroup)
-        remove_cgroup(cgroup);
-    if (same_file(3, record))
+    /* A record that stays without a lock tells overlay-stop and the next boot to go on here. */
+    clean = !(leads_to(netns, pid) || leads_to(netns, builder)) || !unlink(netns);
+    clean &= !*cgroup || remove_cgroup(cgroup);
+    if (clean && same_file(3, record))
         unlink(record);
     return 0;
 }

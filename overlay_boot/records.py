@@ -142,9 +142,9 @@ class Record:
                 self.start = items["start"].split()
                 self.cables = [Link.parse(text) for text in items["cables"].split()]
                 self.ifdown = bool(items["ifdown"])
-                self.cgroup = items["cgroup"]
                 self.keeper = int(items["keeper"])
             self.holds = items.get("holds", "").split()
+            self.cgroup = items.get("cgroup", "")
         except (ValueError, KeyError) as error:
             raise NotARecord(f"{self.path} is not a record of a subhost: remove it") from error
         self.pid, self.started = pid, started

@@ -110,9 +110,11 @@ class Crew:
         if self.here:
             self.here.close()
             self.here = None
-        for folder in Path("/sys/fs/cgroup").glob(f"**/overlay-{self.name}"):
-            with suppress(OSError):
-                folder.rmdir()
+        for place, folders, _ in os.walk("/sys/fs/cgroup"):  # passes over what goes away meanwhile
+            for folder in folders:
+                if folder == f"overlay-{self.name}":
+                    with suppress(OSError):
+                        os.rmdir(f"{place}/{folder}")
 
 
 def plan(crew: Crew, scenes: Iterable[str] = ()) -> list[Case]:
