@@ -168,3 +168,23 @@ def test_ifup_and_ifdown_that_hang_end_at_a_limit(subhost: Subhost) -> None:
     assert "ifdown did not end in time and was killed" in log
     assert subprocess.run(["pgrep", "-f", "sleep 7777"], check=False).returncode == 1
     wait_until(lambda: not left_of(subhost))
+
+
+def test_ifup_is_found_whatever_the_callers_path(subhost: Subhost) -> None:
+    """As ifdown is: an administrator's PATH may lack /usr/sbin."""
+    subhost.write("CABLES= =")
+    done = run(BIN / "overlay-boot", subhost.conf, env={**os.environ, "PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0, done
+    assert "not installed" not in subhost.log.read_text()
+
+
+KEYRING = "import ctypes; print(ctypes.CDLL(None).syscall(250, 0, -3, 0))"  # keyctl(2) of x86-64
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the number of keyctl(2) is x86-64's")
+def test_the_session_keyring_is_nobody_elses(subhost: Subhost) -> None:
+    """Neither the caller's, nor one that two of overlay-go's commands share."""
+    subhost.boot("LOWER=/")
+    ours = run("/usr/bin/python3", "-c", KEYRING).stdout
+    theirs = [run("overlay-go", subhost.name, "python3", "-c", KEYRING).stdout for _ in range(2)]
+    assert len({ours, *theirs}) == 3 and all(int(serial) > 0 for serial in theirs)

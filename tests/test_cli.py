@@ -81,3 +81,16 @@ def test_the_advice_on_a_taken_name_is_to_delete_only_cables(subhost: Subhost, k
         subprocess.run(["ip", "link", "delete", name], check=True)
     assert done.returncode == 1 and "choose another NAME" in done.stderr, done
     assert ("ip link delete" in done.stderr) == (kind == "veth")
+
+
+def test_a_bridges_name_need_not_be_utf_8(subhost: Subhost) -> None:
+    """It is just not there, in one line; the same goes for what a file is called."""
+    done = run(
+        "overlay-boot", subhost.write("CABLES=!printf '\\377='\n"), errors="surrogateescape"
+    )
+    assert done.returncode == 1 and "\udcff is not there" in done.stderr, done
+    assert done.stderr.count("\n") == 1
+    odd = os.fsencode(subhost.folder) + b"/\xff.conf"
+    os.link(subhost.conf, odd)
+    done = run("overlay-boot", os.fsdecode(odd), errors="surrogateescape")
+    assert done.returncode == 2 and "NAME" in done.stderr and done.stderr.count("\n") == 1, done
