@@ -22,6 +22,7 @@ def bridge(subhost: Subhost) -> Iterator[str]:
     """A bridge on the target."""
     name = f"{subhost.name}br"
     subhost.prepare(f"ip link add {name} type bridge && ip link set {name} up")
+    subhost.target.run("udevadm settle")  # it may give a new bridge another address
     yield name
     subhost.target.run(f"ip link delete {name}")
 
