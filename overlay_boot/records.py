@@ -51,7 +51,7 @@ class Link:
 
     def exists(self) -> bool:
         """Whether the interface is there."""
-        return interface_name(self.index) == self.name and bool(self.index)
+        return interface_name(self.index) == self.name
 
 
 class Record:
