@@ -1,18 +1,18 @@
 """Virtual cables and the network namespace's name (overlay-boot(8), NETWORKING).
 
-rtnetlink is spoken by pyroute2. Its package imports everything it has at once (160 ms of a boot),
-so only the part for routes and links is loaded here (80 ms), while the root is being set up.
+What speaks rtnetlink is loaded while the root is being set up: that takes as long as the rest of a
+boot.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 
-from overlay_boot import PATH, OverlayBootError, commands
+from overlay_boot import PATH, OverlayBootError, commands, explain
 from overlay_boot.cables import Cable, derived_mac
 from overlay_boot.linux import interface_index
 from overlay_boot.records import Link
+from overlay_boot.rtnetlink import Rtnetlink, load
 from overlay_boot.steps import Step
 from overlay_boot.waiting import Waiter
 
@@ -21,28 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from pyroute2 import IPRoute
-
     from overlay_boot.subhost import Subhost
 
 IFUP = 90.0  # seconds for ifup, as long as the keeper gives ifdown
-
-
-def iproute() -> type[IPRoute]:
-    """pyroute2's rtnetlink socket in the current network namespace."""
-    if "pyroute2" not in sys.modules:
-        import importlib.util
-        import types
-
-        spec = importlib.util.find_spec("pyroute2")
-        if spec is None or spec.submodule_search_locations is None:
-            raise OverlayBootError("the Python package pyroute2 is missing: install it for CABLES")
-        package = types.ModuleType("pyroute2")
-        package.__path__ = list(spec.submodule_search_locations)
-        sys.modules["pyroute2"] = package
-    from pyroute2.iproute.linux import IPRoute
-
-    return IPRoute  # type: ignore[no-any-return]
 
 
 def check_host(subhost: Subhost) -> None:
@@ -68,8 +49,8 @@ def check_host(subhost: Subhost) -> None:
 def _advice(cable: Cable) -> str:
     """How to be rid of the interface that has a cable's name: only of what a subhost could have
     left, which is a veth or a VLAN."""
-    with iproute()() as ip:
-        found = ip.link("get", ifname=cable.host)[0]
+    with Rtnetlink() as ip:
+        found = ip.get(name=cable.host)
     info = found.get_attr("IFLA_LINKINFO")
     kind = info.get_attr("IFLA_INFO_KIND") if info else ""
     wanted = "vlan" if cable.tag else "veth"
@@ -88,7 +69,7 @@ class Cables:
 
     def load(self) -> None:
         """Load what speaks rtnetlink, while the builder works."""
-        iproute()
+        load()
 
     def steps(self) -> list[Step]:
         """A step for each cable or VLAN."""
@@ -104,52 +85,53 @@ class Cables:
     def make(self, cable: Cable) -> None:
         """Make one cable or VLAN interface, set it up, and put it into its bridge or try ifup."""
         link: Link | None = None
-        with iproute()() as ip:
+        with Rtnetlink() as ip:
             try:
                 self._create(ip, cable)
                 link = _look_up(ip, cable.host)
                 if cable.bridge:
                     self._join_bridge(ip, cable, link.index)
                 if cable.bridge or not self._ifup(cable.host):
-                    ip.link("set", index=link.index, state="up")
+                    ip.set(link.index, up=True)
             except BaseException as error:
                 if link:
                     delete_links([link])
-                if not isinstance(error, Exception) or isinstance(error, OverlayBootError):
-                    raise
-                reason = error.args[-1] if error.args else error
-                raise OverlayBootError(f"cannot make {cable}: {reason}") from error
+                if isinstance(error, OSError):
+                    raise OverlayBootError(f"cannot make {cable}: {explain(error)}") from error
+                raise
         self.links.append(link)
 
-    def _create(self, ip: IPRoute, cable: Cable) -> None:
+    def _create(self, ip: Rtnetlink, cable: Cable) -> None:
         """Make the pair, or the VLAN; an error, with nothing changed, where the name is taken."""
+        host: list[tuple[str, Any]] = [("IFLA_IFNAME", cable.host)]
         if cable.tag:
             carrier = next(link for link in self.links if link.name == cable.carrier)
-            vlan: dict[str, Any] = {"link": carrier.index, "vlan_id": cable.tag}
+            host.append(("IFLA_LINK", carrier.index))
             if cable.bridge:
-                vlan["mtu"] = _mtu(ip, cable.bridge)
-            ip.link("add", ifname=cable.host, kind="vlan", **vlan)
+                host.append(("IFLA_MTU", _mtu(ip, cable.bridge)))
+            ip.add("vlan", [("IFLA_VLAN_ID", cable.tag)], *host)
             return
         # An address above all others: a bridge takes the lowest one of its ports for its own. The
         # smallest MTU of its ports becomes the bridge's, so the cable has that already.
-        host: dict[str, Any] = {"ifname": cable.host, "address": derived_mac(cable.host, 0xFE)}
-        peer: dict[str, Any] = {"ifname": cable.peer, "net_ns_pid": self.pid}
+        host.append(("IFLA_ADDRESS", derived_mac(cable.host, 0xFE)))
+        peer = [("IFLA_IFNAME", cable.peer), ("IFLA_NET_NS_PID", self.pid)]
         if cable.mac:
-            peer["address"] = cable.mac
+            peer.append(("IFLA_ADDRESS", cable.mac))
         on_it = [c for c in self.subhost.cables if cable.host in (c.host, c.carrier)]
         if mtus := [_mtu(ip, c.bridge) for c in on_it if c.bridge]:
-            host["mtu"] = peer["mtu"] = max(mtus)
-        ip.link("add", kind="veth", peer=peer, **host)
+            host.append(("IFLA_MTU", max(mtus)))
+            peer.append(("IFLA_MTU", max(mtus)))
+        ip.add("veth", [("VETH_INFO_PEER", {"attrs": peer})], *host)
 
-    def _join_bridge(self, ip: IPRoute, cable: Cable, index: int) -> None:
+    def _join_bridge(self, ip: Rtnetlink, cable: Cable, index: int) -> None:
         """Make an interface a port. A bridge that has an address of no port, such as one without
         any, would lose it to the first that comes: it is told to keep the one it has."""
         bridge = interface_index(cable.bridge)
-        address = ip.link("get", index=bridge)[0].get_attr("IFLA_ADDRESS")
-        ports = [link.get_attr("IFLA_ADDRESS") for link in ip.get_links(master=bridge)]
+        address = ip.get(bridge).get_attr("IFLA_ADDRESS")
+        ports = [link.get_attr("IFLA_ADDRESS") for link in ip.ports(bridge)]
         if address not in ports:
-            ip.link("set", index=bridge, address=address)
-        ip.link("set", index=index, master=bridge)
+            ip.set(bridge, ("IFLA_ADDRESS", address))
+        ip.set(index, ("IFLA_MASTER", bridge))
 
     def undo_last(self) -> None:
         """Delete the cable that was made last."""
@@ -179,26 +161,28 @@ class Cables:
         return not done.late and not done.status
 
 
-def _mtu(ip: IPRoute, interface: str) -> int:
-    return int(ip.link("get", ifname=interface)[0].get_attr("IFLA_MTU"))
+def _mtu(ip: Rtnetlink, interface: str) -> int:
+    return int(ip.get(name=interface).get_attr("IFLA_MTU"))
 
 
-def _look_up(ip: IPRoute, name: str) -> Link:
+def _look_up(ip: Rtnetlink, name: str) -> Link:
     """What an interface of that name is, so that it can be known again."""
-    found = ip.link("get", ifname=name)[0]
+    found = ip.get(name=name)
     return Link(name, found["index"], found.get_attr("IFLA_LINK") or 0)
 
 
 def delete_links(links: list[Link]) -> None:
     """Delete those of the interfaces that are there still: by index, and only where that is the
     one which was made, whose other end or carrier is as it was."""
-    with iproute()() as ip:
+    with Rtnetlink() as ip:
         for link in reversed(links):
             try:
-                found = ip.link("get", index=link.index)[0]
+                found = ip.get(link.index)
                 if (found.get_attr("IFLA_LINK") or 0) == link.peer:
-                    ip.link("del", index=link.index)
-            except Exception as error:
+                    ip.delete(link.index)
+            except OSError as error:
                 # A cable goes by itself when its namespace does, also just now.
                 if interface_index(link.name) == link.index:
-                    raise OverlayBootError(f"cannot remove {link.name}: {error}") from error
+                    raise OverlayBootError(
+                        f"cannot remove {link.name}: {explain(error)}"
+                    ) from error
