@@ -120,7 +120,7 @@ def show(result: dict[str, Any]) -> None:
     reference = result["reference"]
 
     def line(*cells: str) -> None:
-        print(f"{cells[0]:22}" + "".join(f"{cell:>18}" for cell in cells[1:]))
+        print(f"{cells[0]:30}" + "".join(f"{cell:>18}" for cell in cells[1:]))
 
     def verdict(ratio: float | None, target: float) -> list[str]:
         if ratio is None:

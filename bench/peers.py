@@ -39,6 +39,12 @@ def peers(folder: Path) -> Iterator[tuple[str, list[str | Path]]]:
     ]
     commands: dict[str, list[str | Path]] = {
         "systemd-nspawn": ["systemd-nspawn", *nspawn, "/bin/true"],
+        "systemd-nspawn --network-veth": [
+            "systemd-nspawn",
+            "--network-veth",
+            *nspawn,
+            "/bin/true",
+        ],
         "runc run": ["runc", "run", "--bundle", folder, f"bench{os.getpid()}"],
         "bwrap": ["bwrap", *bwrap, "/bin/true"],
     }
