@@ -60,7 +60,7 @@ class Rtnetlink:
 
     def __enter__(self) -> Self:
         self.message = load()
-        import socket
+        import socket  # here, as load() is called: while the builder works
 
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
         self.socket: socket.socket = socket.socket(socket.AF_NETLINK, kind, 0)  # NETLINK_ROUTE
