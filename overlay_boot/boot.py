@@ -9,6 +9,8 @@ Four processes take part, and only the two smallest stay:
     builder        the keeper's child, in the new namespaces: sets the root up, starts pid 1, ends
     pid 1          the builder's child, left to the keeper: changes its root, runs INIT's commands
 
+The first two are told here, the other two in builder.py.
+
 overlay-boot and the builder work at the same time. "up" tells the first that the namespaces stand
 and how it ended; "down" tells the second that the cables stand. Whoever fails or dies closes its
 end, and the other rolls back what it has made.
@@ -20,34 +22,19 @@ import os
 import time
 
 from overlay_boot import PATH, ConfigError, OverlayBootError, cgroup, commands, explain
+from overlay_boot.builder import GO, Builder, tell
 from overlay_boot.linux import (
-    CLONE_NEWIPC,
-    CLONE_NEWNET,
-    CLONE_NEWNS,
-    CLONE_NEWPID,
-    CLONE_NEWUTS,
-    MS_NODEV,
-    MS_NOEXEC,
-    MS_PRIVATE,
-    MS_REC,
     SIGKILL,
     become_subreaper,
     default_signals,
-    detach,
     duplicate_above,
     kill_process,
-    loopback_up,
-    mount,
-    pivot_root,
-    sethostname,
-    unshare,
 )
 from overlay_boot.log import Log
-from overlay_boot.records import FOLDER, NETNS, Record, is_ending, name_of, read_link
-from overlay_boot.root import Root
+from overlay_boot.records import FOLDER, Record, name_of, read_link
 from overlay_boot.running import claim, hold
 from overlay_boot.steps import Step, roll_back, run
-from overlay_boot.tree import REAPER, Tree
+from overlay_boot.tree import REAPER
 from overlay_boot.waiting import Aborted, Interrupted, Waiter
 
 TYPE_CHECKING = False
@@ -56,7 +43,6 @@ if TYPE_CHECKING:
     from overlay_boot.net import Cables
     from overlay_boot.subhost import Subhost
 
-GO = b"g"
 IFDOWN = 90  # seconds
 
 
@@ -83,7 +69,8 @@ def plan(subhost: Subhost) -> list[str]:
     """The names of a boot's steps, in order, for --check."""
     booting = Boot(Waiter())
     booting.prepare(subhost)
-    steps = booting.name_steps(subhost.name) + booting.own_steps() + booting.builder_steps()
+    steps = booting.name_steps(subhost.name) + booting.own_steps()
+    steps += booting.builder.steps()
     return [step.name for step in steps]
 
 
@@ -92,14 +79,13 @@ class Boot:
 
     subhost: Subhost
     record: Record
-    root: Root
+    builder: Builder
     log: Log
     cables: Cables | None = None
 
     def __init__(self, waiter: Waiter) -> None:
         self.waiter = waiter
         self.keeper = 0
-        self.builder = 0
         self.failure = ""  # what the builder says it failed of
 
     # --- overlay-boot itself
@@ -107,7 +93,7 @@ class Boot:
     def prepare(self, subhost: Subhost) -> None:
         """Take on a resolved subhost. The network's modules are loaded only if it has cables."""
         self.subhost = subhost
-        self.root = Root(subhost, self.waiter)
+        self.builder = Builder(subhost)
         self.cgroup = cgroup.wanted(subhost.name)
         if subhost.cables:
             from overlay_boot.net import Cables
@@ -171,9 +157,9 @@ class Boot:
     def _meet_builder(self) -> None:
         if self.cables:
             self.cables.load()
-        self.builder = int(self._hear("ready"))
+        self.builder.pid = int(self._hear("ready"))
         if self.cables:
-            self.cables.pid = self.builder
+            self.cables.pid = self.builder.pid
         if self.cgroup:
             self._join_cgroup()
 
@@ -181,7 +167,7 @@ class Boot:
         """Put the builder, and so all that it starts, into the cgroup. The kernel takes its time
         for that, so it is done while the builder works."""
         try:
-            cgroup.join(self.cgroup, self.builder)
+            cgroup.join(self.cgroup, self.builder.pid)
         except OSError as error:
             self.log.say(f"{self.cgroup} cannot be used: {explain(error)}")
 
@@ -221,10 +207,6 @@ class Boot:
             pass  # there is no log, or no room in it: the message is on its way to the user
         return error
 
-    def _tell(self, word: str, text: str = "") -> None:
-        """Send overlay-boot one message; a pipe's packet holds 4096 bytes (pipe(7))."""
-        os.write(self.up, os.fsencode(f"{word} {text}")[:4096])
-
     def _hear(self, expected: str) -> str:
         """The rest of the builder's next message, whose first word is to be the expected one."""
         self.waiter.wait(self.up_read)
@@ -250,9 +232,9 @@ class Boot:
             Waiter().ended(process)
         if self.keeper:
             os.waitpid(self.keeper, 0)
-        if read_link(self.record.netns) == f"/proc/{self.builder}/ns/net":
+        if read_link(self.record.netns) == f"/proc/{self.builder.pid}/ns/net":
             os.unlink(self.record.netns)
-        self.root.undo_files()  # if the builder was killed before it could
+        self.builder.root.undo_files()  # if the builder was killed before it could
 
     def wait_for_reaper(self) -> None:
         """Return when pid 1 has become /.reaper: START's services have been started."""
@@ -287,7 +269,7 @@ class Boot:
             become_subreaper()  # so that pid 1 is its child when the builder has ended
             builder = os.fork()
             if builder == 0:
-                self._as_builder()
+                self.builder.work(self.record, self.up, self.down)
             self.up = duplicate_above(self.up, 10)
             os.dup2(self.record.fd, 3)
             os.set_inheritable(3, True)
@@ -296,7 +278,7 @@ class Boot:
             default_signals()
             os.execve(REAPER, ["overlay-boot", *arguments, *self._ifdown()], {"PATH": PATH})
         except BaseException as error:  # noqa: BLE001  a forked child returns to nobody
-            self._tell("failed", f"cannot start the keeper: {explain(error)}")
+            tell(self.up, "failed", f"cannot start the keeper: {explain(error)}")
         finally:
             os._exit(1)
 
@@ -305,131 +287,3 @@ class Boot:
         names = [cable.host for cable in reversed(self.subhost.cables) if not cable.bridge]
         program = commands.find("ifdown") if names else ""
         return [program, *names] if program else []
-
-    # --- the builder
-
-    def builder_steps(self) -> list[Step]:
-        """What the builder does, from the namespaces to pid 1."""
-        name = self.subhost.name
-        return [
-            Step(
-                f"make namespaces: mount, network, ipc, uts (hostname {name}) and pid",
-                self._make_namespaces,
-            ),
-            Step(
-                f"name the network namespace {NETNS}/{name}", self._name_netns, self._forget_netns
-            ),
-            *self.root.steps(),
-            Step(f"get the commands of pid 1 from INIT {self.subhost.init}", self._get_script),
-            Step(
-                "start pid 1: mount /proc, change the root, run the commands with /bin/sh",
-                self._start_pid1,
-            ),
-        ]
-
-    def _as_builder(self) -> None:
-        self.waiter = self.root.waiter = Waiter(asked=self.down)
-        done: list[Step] = []
-        status = 1
-        try:
-            run(self.builder_steps(), done)
-            self._tell("ok")
-            status = 0
-        except BaseException as error:  # noqa: BLE001
-            problems = roll_back(done)
-            self.root.undo_files()
-            self._tell("failed", "; ".join([explain(error), *problems]))
-        finally:
-            os._exit(status)
-
-    def _make_namespaces(self) -> None:
-        # The cgroup and user namespaces stay the main host's (ns-shared).
-        unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
-        # From now on no mount propagates to the main host, nor from there (mounts-private).
-        mount("", "/", flags=MS_REC | MS_PRIVATE)
-        sethostname(self.subhost.name)
-        loopback_up()
-
-    def _name_netns(self) -> None:
-        """A symbolic link into /proc rather than a mount: it shows in no mount table and keeps no
-        namespace alive (netns-name)."""
-        os.symlink(f"/proc/{os.getpid()}/ns/net", self.record.netns)
-        self._tell("ready", str(os.getpid()))
-
-    def _forget_netns(self) -> None:
-        if read_link(self.record.netns) == f"/proc/{os.getpid()}/ns/net":
-            os.unlink(self.record.netns)
-
-    def _get_script(self) -> None:
-        self.script = self.root.init_script()
-
-    def _start_pid1(self) -> None:
-        """Start pid 1 and enter it into the record; returns when it runs the script."""
-        self.waiter.wait(self.down)
-        if os.read(self.down, 1) != GO:
-            raise Aborted
-        unshare(CLONE_NEWPID)  # of the next child, which is number 1 there (pid_namespaces(7))
-        result_read, result = os.pipe()
-        go_read, go = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(go)
-            self._as_pid1(go_read, result)
-        os.close(result)
-        try:
-            self.record.set_pid(pid)  # first: whoever clears up knows the name below by it
-            self._forget_netns()
-            os.symlink(f"/proc/{pid}/ns/net", self.record.netns)
-            try:
-                os.write(go, GO)
-            except BrokenPipeError:
-                pass  # it was killed, which is told below
-            self.waiter.wait(result_read)
-            if failure := os.read(result_read, 65536):
-                raise OverlayBootError(os.fsdecode(failure).rstrip())
-            if is_ending(pid):  # it may have been killed before it ran anything
-                ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-                if ended and ended.si_code != os.CLD_EXITED:
-                    raise OverlayBootError(f"pid 1 was killed by signal {ended.si_status}")
-        except BaseException:
-            os.kill(pid, SIGKILL)
-            os.waitpid(pid, 0)
-            if read_link(self.record.netns) == f"/proc/{pid}/ns/net":
-                os.unlink(self.record.netns)
-            raise
-
-    # --- pid 1
-
-    def _as_pid1(self, go: int, result: int) -> None:
-        """Change the root to LIVE and run the script with the subhost's own /bin/sh.
-
-        The root is changed in a mount namespace of pid 1's own, since pivot_root(2) changes it for
-        every process of the namespace, the builder too.
-        """
-        try:
-            live = self.subhost.live
-            os.setsid()
-            unshare(CLONE_NEWNS)
-            with Tree(live) as tree:
-                tree.mount("proc", "proc", MS_NODEV | MS_NOEXEC)
-            program = os.open(REAPER, os.O_RDONLY | os.O_CLOEXEC)
-            os.chdir(live)
-            # Onto itself, and then the old root, now below it, is let go: no path leads back.
-            pivot_root(".", ".")
-            detach(".")
-            os.chdir("/")
-            if os.path.exists("/dev/null"):
-                os.dup2(os.open("/dev/null", os.O_RDWR), 0)
-            if os.read(go, 1) != GO:
-                return
-            result = duplicate_above(result, 10)
-            program = duplicate_above(program, 10)
-            default_signals()
-            os.dup2(result, 3)
-            os.set_inheritable(3, True)
-            # Priority, limits and keyring of the caller end there (pid1-limits).
-            os.execve(program, ["overlay-boot", "--run", self.script], {"PATH": PATH})
-        except BaseException as error:  # noqa: BLE001
-            os.write(result, os.fsencode(f"cannot start pid 1: {explain(error)}"))
-        finally:
-            os._exit(1)

@@ -1,0 +1,189 @@
+"""The builder, which sets a subhost's root up in the new namespaces, and pid 1, which it starts
+(overlay-boot(8), STARTING AND ENDING). What comes before and stays is told in boot.py."""
+
+from __future__ import annotations
+
+import os
+
+from overlay_boot import PATH, OverlayBootError, explain
+from overlay_boot.linux import (
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUTS,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_PRIVATE,
+    MS_REC,
+    SIGKILL,
+    default_signals,
+    detach,
+    duplicate_above,
+    loopback_up,
+    mount,
+    pivot_root,
+    sethostname,
+    unshare,
+)
+from overlay_boot.records import NETNS, Record, is_ending, read_link
+from overlay_boot.root import Root
+from overlay_boot.steps import Step, roll_back, run
+from overlay_boot.tree import REAPER, Tree
+from overlay_boot.waiting import Aborted, Waiter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from overlay_boot.subhost import Subhost
+
+GO = b"g"
+
+
+def tell(up: int, word: str, text: str = "") -> None:
+    """Send overlay-boot one message; a pipe's packet holds 4096 bytes (pipe(7))."""
+    os.write(up, os.fsencode(f"{word} {text}")[:4096])
+
+
+class Builder:
+    """The builder of one subhost."""
+
+    record: Record
+    up: int
+    down: int
+    waiter: Waiter
+
+    def __init__(self, subhost: Subhost) -> None:
+        self.subhost = subhost
+        self.root = Root(subhost, Waiter())
+        self.pid = 0  # as overlay-boot knows it, once the namespaces stand
+
+    def steps(self) -> list[Step]:
+        """What the builder does, from the namespaces to pid 1."""
+        name = self.subhost.name
+        return [
+            Step(
+                f"make namespaces: mount, network, ipc, uts (hostname {name}) and pid",
+                self._make_namespaces,
+            ),
+            Step(
+                f"name the network namespace {NETNS}/{name}", self._name_netns, self._forget_netns
+            ),
+            *self.root.steps(),
+            Step(f"get the commands of pid 1 from INIT {self.subhost.init}", self._get_script),
+            Step(
+                "start pid 1: mount /proc, change the root, run the commands with /bin/sh",
+                self._start_pid1,
+            ),
+        ]
+
+    def work(self, record: Record, up: int, down: int) -> NoReturn:
+        """Be the builder: overlay-boot is told by the pipe up what it needs to know, and says by down
+        when pid 1 may start. Ends this process."""
+        self.record, self.up, self.down = record, up, down
+        self.waiter = self.root.waiter = Waiter(asked=down)
+        done: list[Step] = []
+        status = 1
+        try:
+            run(self.steps(), done)
+            tell(self.up, "ok")
+            status = 0
+        except BaseException as error:  # noqa: BLE001
+            problems = roll_back(done)
+            self.root.undo_files()
+            tell(self.up, "failed", "; ".join([explain(error), *problems]))
+        finally:
+            os._exit(status)
+
+    def _make_namespaces(self) -> None:
+        # The cgroup and user namespaces stay the main host's (ns-shared).
+        unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
+        # From now on no mount propagates to the main host, nor from there (mounts-private).
+        mount("", "/", flags=MS_REC | MS_PRIVATE)
+        sethostname(self.subhost.name)
+        loopback_up()
+
+    def _name_netns(self) -> None:
+        """A symbolic link into /proc rather than a mount: it shows in no mount table and keeps no
+        namespace alive (netns-name)."""
+        os.symlink(f"/proc/{os.getpid()}/ns/net", self.record.netns)
+        tell(self.up, "ready", str(os.getpid()))
+
+    def _forget_netns(self) -> None:
+        if read_link(self.record.netns) == f"/proc/{os.getpid()}/ns/net":
+            os.unlink(self.record.netns)
+
+    def _get_script(self) -> None:
+        self.script = self.root.init_script()
+
+    def _start_pid1(self) -> None:
+        """Start pid 1 and enter it into the record; returns when it runs the script."""
+        self.waiter.wait(self.down)
+        if os.read(self.down, 1) != GO:
+            raise Aborted
+        unshare(CLONE_NEWPID)  # of the next child, which is number 1 there (pid_namespaces(7))
+        result_read, result = os.pipe()
+        go_read, go = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(go)
+            self._as_pid1(go_read, result)
+        os.close(result)
+        try:
+            self.record.set_pid(pid)  # first: whoever clears up knows the name below by it
+            self._forget_netns()
+            os.symlink(f"/proc/{pid}/ns/net", self.record.netns)
+            try:
+                os.write(go, GO)
+            except BrokenPipeError:
+                pass  # it was killed, which is told below
+            self.waiter.wait(result_read)
+            if failure := os.read(result_read, 65536):
+                raise OverlayBootError(os.fsdecode(failure).rstrip())
+            if is_ending(pid):  # it may have been killed before it ran anything
+                ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+                if ended and ended.si_code != os.CLD_EXITED:
+                    raise OverlayBootError(f"pid 1 was killed by signal {ended.si_status}")
+        except BaseException:
+            os.kill(pid, SIGKILL)
+            os.waitpid(pid, 0)
+            if read_link(self.record.netns) == f"/proc/{pid}/ns/net":
+                os.unlink(self.record.netns)
+            raise
+
+    # --- pid 1
+
+    def _as_pid1(self, go: int, result: int) -> None:
+        """Change the root to LIVE and run the script with the subhost's own /bin/sh.
+
+        The root is changed in a mount namespace of pid 1's own, since pivot_root(2) changes it for
+        every process of the namespace, the builder too.
+        """
+        try:
+            live = self.subhost.live
+            os.setsid()
+            unshare(CLONE_NEWNS)
+            with Tree(live) as tree:
+                tree.mount("proc", "proc", MS_NODEV | MS_NOEXEC)
+            program = os.open(REAPER, os.O_RDONLY | os.O_CLOEXEC)
+            os.chdir(live)
+            # Onto itself, and then the old root, now below it, is let go: no path leads back.
+            pivot_root(".", ".")
+            detach(".")
+            os.chdir("/")
+            if os.path.exists("/dev/null"):
+                os.dup2(os.open("/dev/null", os.O_RDWR), 0)
+            if os.read(go, 1) != GO:
+                return
+            result = duplicate_above(result, 10)
+            program = duplicate_above(program, 10)
+            default_signals()
+            os.dup2(result, 3)
+            os.set_inheritable(3, True)
+            # Priority, limits and keyring of the caller end there (pid1-limits).
+            os.execve(program, ["overlay-boot", "--run", self.script], {"PATH": PATH})
+        except BaseException as error:  # noqa: BLE001
+            os.write(result, os.fsencode(f"cannot start pid 1: {explain(error)}"))
+        finally:
+            os._exit(1)
