@@ -6,7 +6,6 @@ environment, no descriptor and no terminal is ever seen inside, not even while a
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from overlay_boot import PATH, NotRunning, commands
@@ -43,8 +42,10 @@ class Inside:
         self.reports, reports = os.pipe()
         more = {3: process, 4: control, 5: reports}
         if cgroup:
-            with contextlib.suppress(OSError):  # somebody has removed it
+            try:
                 more[6] = os.open(f"{cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+            except OSError:
+                pass  # somebody has removed it
         if terminal >= 0:  # the caller's, to be put right should the caller be killed
             more[7] = os.dup(terminal)
         words = [name, role, *command]
