@@ -142,8 +142,11 @@ def test_a_log_that_cannot_be_written_does_not_keep_it_up(subhost: Subhost, how:
 @clause("stop-forced-stopping")
 def test_processes_that_stop_each_other_do_not_hold_it_up(subhost: Subhost) -> None:
     """One that sends SIGSTOP to all others, for ever: it ends with them after the grace at last."""
-    subhost.boot(scripts(subhost, evil="setsid sh -c 'while :; do kill -STOP -1; done' &"))
+    evil = "[ -p /go ] || mkfifo /go; setsid sh -c 'read go < /go; while :; do kill -STOP -1; done' &"
+    subhost.boot(scripts(subhost, evil=f"[ $1 = stop ] || {{ {evil} }}"))
     pid = subhost.pid1()
+    # Not before the services have been started: it would stop the start of them for good, too.
+    subhost.run(f"echo > /proc/{pid}/root/go")
     done = subhost.run(f"overlay-stop --timeout 1 {subhost.name}", timeout=60)
     # Whether SIGTERM or SIGKILL ends it depends on whom it stops when.
     assert done.status in (0, 1) and subhost.gone(pid), done
