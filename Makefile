@@ -13,7 +13,7 @@ BIN = .venv/bin
 SUITE ?= trixie
 PROVIDER ?= qemu
 WORKERS ?= auto
-MADE = .venv build dist .cache *.egg-info .*_cache overlay_boot/reaper $(wildcard */__pycache__ */*/__pycache__)
+MADE = .venv build dist .cache *.egg-info .*_cache overlay_boot/reaper overlay_boot/helper $(wildcard */__pycache__ */*/__pycache__)
 
 install = SUDO="$(SUDO)" tools/setup packages $(1)
 
@@ -27,7 +27,7 @@ help: ## this list
 
 setup: .venv/ready ## Debian's packages, and .venv with the commands
 
-.venv/ready: Makefile tools/setup pyproject.toml setup.py overlay_boot/reaper.c $(wildcard overlay_boot/*.py bin/*)
+.venv/ready: Makefile tools/setup pyproject.toml setup.py $(wildcard overlay_boot/*.[ch] overlay_boot/*.py bin/*)
 	@$(call install,build)
 	SUDO="$(SUDO)" tools/setup venv $(PYTHON)
 	touch $@

@@ -1,8 +1,8 @@
-"""Builds the one compiled piece, the static program of overlay_boot/reaper.c, and tags the wheel.
+"""Builds the two compiled pieces, the static programs of overlay_boot, and tags the wheel.
 
-CC, CPPFLAGS, CFLAGS and LDFLAGS are honoured. The program is a static one at a random address
-(static-pie), of musl where Debian's musl-dev is installed for CC's architecture: that is a
-fortieth of the size of one with glibc.
+CC, CPPFLAGS, CFLAGS and LDFLAGS are honoured. The programs are static ones at a random address
+(static-pie), of musl where Debian's musl-dev is installed for CC's architecture: with glibc they
+are forty times the size.
 """
 
 import os
@@ -15,7 +15,7 @@ from setuptools import Command, setup
 from setuptools.command.build_py import build_py
 from setuptools.dist import Distribution
 
-SOURCE = "overlay_boot/reaper.c"
+PROGRAMS = ("reaper", "helper")
 
 
 def flags(variable: str, default: str = "") -> list[str]:
@@ -52,25 +52,27 @@ def musl(compiler: list[str]) -> tuple[list[str], list[str], list[str]]:
     return headers, before, [f"-L{library}", "-lc", "-lgcc", f"{library}/crtn.o"]
 
 
-def build_reaper(folder: Path) -> None:
-    """Compile the program into a folder; one that runs there is replaced, not written to."""
+def build_programs(folder: Path) -> None:
+    """Compile both into a folder; one that runs there is replaced, not written to."""
     compiler = flags("CC", "cc")
     headers, before, after = musl(compiler)
     compile_flags = ["-std=c11", "-Wall", "-Wextra", "-fPIE", *flags("CFLAGS", "-Os")]
     link_flags = ["-Wl,-z,noseparate-code", *flags("LDFLAGS", "-s -Wl,--build-id=none")]
-    built, new = str(folder / "reaper.o"), str(folder / "reaper.new")
-    say_and_run(*compiler, *flags("CPPFLAGS"), *headers, *compile_flags, "-c", SOURCE, "-o", built)
-    say_and_run(*compiler, *compile_flags, *before, built, *after, *link_flags, "-o", new)
-    os.remove(built)
-    os.rename(new, folder / "reaper")
+    for name in PROGRAMS:
+        source, built, new = f"overlay_boot/{name}.c", f"{folder}/{name}.o", f"{folder}/{name}.new"
+        compile_only = [*flags("CPPFLAGS"), *headers, *compile_flags, "-c", source]
+        say_and_run(*compiler, *compile_only, "-o", built)
+        say_and_run(*compiler, *compile_flags, *before, built, *after, *link_flags, "-o", new)
+        os.remove(built)
+        os.rename(new, folder / name)
 
 
-class BuildReaper(build_py):
-    """build_py that also compiles the program next to the Python files it belongs to."""
+class BuildPrograms(build_py):
+    """build_py that also compiles the programs next to the Python files they belong to."""
 
     def run(self) -> None:
         super().run()
-        build_reaper(Path("." if self.editable_mode else self.build_lib) / "overlay_boot")
+        build_programs(Path("." if self.editable_mode else self.build_lib) / "overlay_boot")
 
 
 def wheel_commands() -> dict[str, type[Command]]:
@@ -103,6 +105,6 @@ class PlatformDistribution(Distribution):
 
 
 setup(
-    cmdclass={"build_py": BuildReaper, **wheel_commands()},
+    cmdclass={"build_py": BuildPrograms, **wheel_commands()},
     distclass=PlatformDistribution,
 )

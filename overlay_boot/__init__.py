@@ -8,6 +8,13 @@ tells who lives as long as whom, and what holds.
 Modules import only what a boot needs on its way: start-up time is part of the product.
 """
 
+import os
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+REAPER = os.path.join(
+    _HERE, "reaper"
+)  # the two static programs: this one stays while a subhost runs
+HELPER = os.path.join(_HERE, "helper")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # inside every subhost
 
 

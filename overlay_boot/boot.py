@@ -5,7 +5,7 @@ Four processes take part, and only the two smallest stay:
 
     overlay-boot   claims the name, makes the cables, returns when pid 1 has been exec'ed
     keeper         its child; becomes a static program that waits for the end of the subhost and
-                   clears up after it (reaper.c)
+                   clears up after it (reaper.c, helper.c)
     builder        the keeper's child, in the new namespaces: sets the root up, starts pid 1, ends
     pid 1          the builder's child, left to the keeper: changes its root, runs INIT's commands
 
@@ -21,7 +21,16 @@ from __future__ import annotations
 import os
 import time
 
-from overlay_boot import PATH, ConfigError, OverlayBootError, cgroup, commands, explain
+from overlay_boot import (
+    HELPER,
+    PATH,
+    REAPER,
+    ConfigError,
+    OverlayBootError,
+    cgroup,
+    commands,
+    explain,
+)
 from overlay_boot.builder import GO, Builder, tell
 from overlay_boot.linux import (
     SIGKILL,
@@ -34,7 +43,6 @@ from overlay_boot.log import Log
 from overlay_boot.records import FOLDER, Record, name_of, read_link
 from overlay_boot.running import claim, hold
 from overlay_boot.steps import Step, roll_back, run
-from overlay_boot.tree import REAPER
 from overlay_boot.waiting import Aborted, Interrupted, Waiter
 
 TYPE_CHECKING = False
@@ -271,10 +279,13 @@ class Boot:
             if builder == 0:
                 self.builder.work(self.record, self.up, self.down)
             self.up = duplicate_above(self.up, 10)
-            os.dup2(self.record.fd, 3)
-            os.set_inheritable(3, True)
+            helper = os.open(HELPER, os.O_PATH | os.O_CLOEXEC)
+            for number, fd in enumerate(
+                [duplicate_above(fd, 10) for fd in (self.record.fd, helper)], 3
+            ):
+                os.dup2(fd, number)
             arguments = ["--keep", str(builder), self.record.path, self.record.netns]
-            arguments += [self.cgroup, str(IFDOWN)]
+            arguments += [self.cgroup, "cables" if self.subhost.cables else "", str(IFDOWN)]
             default_signals()
             os.execve(REAPER, ["overlay-boot", *arguments, *self._ifdown()], {"PATH": PATH})
         except BaseException as error:  # noqa: BLE001  a forked child returns to nobody

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from overlay_boot import PATH, OverlayBootError, explain
+from overlay_boot import HELPER, PATH, OverlayBootError, explain
 from overlay_boot.linux import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
@@ -29,7 +29,7 @@ from overlay_boot.linux import (
 from overlay_boot.records import NETNS, Record, is_ending, read_link
 from overlay_boot.root import Root
 from overlay_boot.steps import Step, roll_back, run
-from overlay_boot.tree import REAPER, Tree
+from overlay_boot.tree import Tree
 from overlay_boot.waiting import Aborted, Waiter
 
 TYPE_CHECKING = False
@@ -166,7 +166,7 @@ class Builder:
             unshare(CLONE_NEWNS)
             with Tree(live) as tree:
                 tree.mount("proc", "proc", MS_NODEV | MS_NOEXEC)
-            program = os.open(REAPER, os.O_RDONLY | os.O_CLOEXEC)
+            program = os.open(HELPER, os.O_RDONLY | os.O_CLOEXEC)
             os.chdir(live)
             # Onto itself, and then the old root, now below it, is let go: no path leads back.
             pivot_root(".", ".")

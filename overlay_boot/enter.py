@@ -1,6 +1,6 @@
 """Commands inside a running subhost (overlay-go(8), overlay-stop(8)).
 
-The static program brings them there (reaper.c, "enter"): of the main host no interpreter, no
+The static program brings them there (helper.c, "enter"): of the main host no interpreter, no
 environment, no descriptor and no terminal is ever seen inside, not even while a command works.
 """
 
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 
-from overlay_boot import PATH, NotRunning, commands
+from overlay_boot import HELPER, PATH, NotRunning, commands
 from overlay_boot.records import Record
-from overlay_boot.tree import REAPER
 from overlay_boot.waiting import Deadline, Waiter
 
 TYPE_CHECKING = False
@@ -51,7 +50,7 @@ class Inside:
         words = [name, role, *command]
         self.pid = 0
         try:
-            self.pid = commands.spawn(words, environment or {"PATH": PATH}, fds, more, REAPER)
+            self.pid = commands.spawn(words, environment or {"PATH": PATH}, fds, more, HELPER)
         finally:
             for fd in more.values():
                 os.close(fd)

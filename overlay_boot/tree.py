@@ -10,14 +10,13 @@ from __future__ import annotations
 import os
 import stat
 
-from overlay_boot import OverlayBootError
+from overlay_boot import REAPER, OverlayBootError
 from overlay_boot.linux import MS_NOSUID, bind, make_read_only, mount, open_in_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-REAPER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "reaper")
 PASSED_ON = "OVERLAY_BOOT_MADE"  # where hook programs find the list of what is made
 
 

@@ -142,7 +142,9 @@ def test_a_log_that_cannot_be_written_does_not_keep_it_up(subhost: Subhost, how:
 @clause("stop-forced-stopping")
 def test_processes_that_stop_each_other_do_not_hold_it_up(subhost: Subhost) -> None:
     """One that sends SIGSTOP to all others, for ever: it ends with them after the grace at last."""
-    evil = "[ -p /go ] || mkfifo /go; setsid sh -c 'read go < /go; while :; do kill -STOP -1; done' &"
+    evil = (
+        "[ -p /go ] || mkfifo /go; setsid sh -c 'read go < /go; while :; do kill -STOP -1; done' &"
+    )
     subhost.boot(scripts(subhost, evil=f"[ $1 = stop ] || {{ {evil} }}"))
     pid = subhost.pid1()
     # Not before the services have been started: it would stop the start of them for good, too.

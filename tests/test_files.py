@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from overlay_boot.tree import REAPER
+from overlay_boot import REAPER
 
 from .conftest import Subhost, run, tree
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from overlay_boot.tree import REAPER
+from overlay_boot import REAPER
 
 from .conftest import BIN, Subhost, needs_root, run, tree
 

@@ -98,10 +98,11 @@ def build(root: Path, fault: Fault) -> Path:
     for name in ("setup.py", "pyproject.toml", "README.md"):
         shutil.copy2(SOURCE / name, root)
     fault.apply(root)
-    if {"setup.py", "reaper.c"} & {edit["file"] for edit in fault.edits}:
+    if any(edit["file"] == "setup.py" or edit["file"].endswith(".c") for edit in fault.edits):
         command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", "built"]
         subprocess.run(command, cwd=root, check=True, capture_output=True)
-        (root / "built/overlay_boot/reaper").replace(root / "overlay_boot/reaper")
+        for program in ("reaper", "helper"):
+            (root / "built/overlay_boot" / program).replace(root / "overlay_boot" / program)
     here = fault.target == "here"
     tree = root / "tree"
     commands = tree / "usr/bin"
