@@ -49,20 +49,25 @@ def musl(compiler: list[str]) -> tuple[list[str], list[str], list[str]]:
     headers = ["-nostdinc", "-isystem", f"/usr/include/{architecture}", "-isystem", own]
     before = ["-nostdlib", "-pie", "-Wl,-static,--no-dynamic-linker,-z,text"]
     before += [f"{library}/rcrt1.o", f"{library}/crti.o"]
-    return headers, before, [f"-L{library}", "-lc", "-lgcc", f"{library}/crtn.o"]
+    # Nobody makes the relocated data of a musl static-pie read-only, so that a page for it alone
+    # would be a page more for each process, and nothing else.
+    after = [f"-L{library}", "-lc", "-lgcc", f"{library}/crtn.o", "-Wl,-z,norelro"]
+    return headers, before, after
 
 
 def build_programs(folder: Path) -> None:
     """Compile both into a folder; one that runs there is replaced, not written to."""
     compiler = flags("CC", "cc")
     headers, before, after = musl(compiler)
-    compile_flags = ["-std=c11", "-Wall", "-Wextra", "-fPIE", *flags("CFLAGS", "-Os")]
+    warnings = ["-Wall", "-Wextra"]
+    small = ["-fno-asynchronous-unwind-tables"]
+    compile_flags = ["-std=c11", *warnings, "-fPIE", *small, *flags("CFLAGS", "-Os")]
     link_flags = ["-Wl,-z,noseparate-code", *flags("LDFLAGS", "-s -Wl,--build-id=none")]
     for name in PROGRAMS:
         source, built, new = f"overlay_boot/{name}.c", f"{folder}/{name}.o", f"{folder}/{name}.new"
         compile_only = [*flags("CPPFLAGS"), *headers, *compile_flags, "-c", source]
         say_and_run(*compiler, *compile_only, "-o", built)
-        say_and_run(*compiler, *compile_flags, *before, built, *after, *link_flags, "-o", new)
+        say_and_run(*compiler, *compile_flags, *before, built, *link_flags, *after, "-o", new)
         os.remove(built)
         os.rename(new, folder / name)
 

@@ -32,16 +32,12 @@ from overlay_boot import (
     explain,
 )
 from overlay_boot.builder import GO, Builder, tell
-from overlay_boot.linux import (
-    SIGKILL,
-    become_subreaper,
-    default_signals,
-    duplicate_above,
-    kill_process,
-)
+from overlay_boot.commands import duplicate_above
+from overlay_boot.linux import become_subreaper, default_signals
 from overlay_boot.log import Log
 from overlay_boot.records import FOLDER, Record, name_of, read_link
 from overlay_boot.running import claim, hold
+from overlay_boot.signals import SIGKILL, kill_process
 from overlay_boot.steps import Step, roll_back, run
 from overlay_boot.waiting import Aborted, Interrupted, Waiter
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 
 from overlay_boot import HELPER, PATH, OverlayBootError, explain
+from overlay_boot.commands import duplicate_above
 from overlay_boot.linux import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
@@ -16,10 +17,8 @@ from overlay_boot.linux import (
     MS_NOEXEC,
     MS_PRIVATE,
     MS_REC,
-    SIGKILL,
     default_signals,
     detach,
-    duplicate_above,
     loopback_up,
     mount,
     pivot_root,
@@ -28,6 +27,7 @@ from overlay_boot.linux import (
 )
 from overlay_boot.records import NETNS, Record, is_ending, read_link
 from overlay_boot.root import Root
+from overlay_boot.signals import SIGKILL
 from overlay_boot.steps import Step, roll_back, run
 from overlay_boot.tree import Tree
 from overlay_boot.waiting import Aborted, Waiter

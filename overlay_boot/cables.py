@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
-
 from overlay_boot.check import Mistake
 
 MAX_NAME = 15  # IFNAMSIZ less the terminating zero
@@ -67,8 +65,10 @@ def parse_cables(name: str, text: str) -> list[Cable]:
 def derived_mac(host: str, first: int) -> str:
     """The MAC address that always belongs to a host end of that name: its first octet, which is to
     say that it is locally administered (IEEE 802), and five that depend on the name."""
+    from zlib import crc32
+
     name = host.encode()
-    octets = [first, zlib.crc32(name[::-1]) & 0xFF, *zlib.crc32(name).to_bytes(4, "big")]
+    octets = [first, crc32(name[::-1]) & 0xFF, *crc32(name).to_bytes(4, "big")]
     return ":".join(f"{octet:02x}" for octet in octets)
 
 

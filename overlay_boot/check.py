@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import stat
 
-from overlay_boot.linux import OVERLAY_TYPE, mount_of, mount_types
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,13 +119,13 @@ def _overlay(subhost: Subhost) -> Iterator[tuple[str, str]]:
         yield "WORK", f"WORK: {work} and UPPER {upper} lie inside one another: keep them apart"
     if any(os.path.samefile(live, other) for other in (upper, subhost.lower)):
         yield "LIVE", f"LIVE: {live} is UPPER or LOWER too: an overlay needs its own"
-    types = mount_types()
+    types = _mount_types()
     mounts = {}
     for name, path in (("UPPER", upper), ("WORK", work)):
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        mounts[name] = mount_of(fd)
+        mounts[name] = _mount_of(fd)
         os.close(fd)
-        if types.get(mounts[name]) == OVERLAY_TYPE:
+        if types.get(mounts[name]) == "overlay":
             yield (
                 name,
                 f"{name}: {path} is on an overlay itself, which the kernel refuses: put it "
@@ -137,3 +135,19 @@ def _overlay(subhost: Subhost) -> Iterator[tuple[str, str]]:
             yield name, f"{name}: {path} cannot be written: mount its file system read-write"
     if mounts["UPPER"] != mounts["WORK"]:
         yield "WORK", f"WORK: {work} is on another mount than UPPER {upper}: move it beside UPPER"
+
+
+def _mount_of(fd: int) -> int:
+    """The id of the mount that an open file is on (proc(5), fdinfo)."""
+    with open(f"/proc/self/fdinfo/{fd}") as lines:
+        return int(next(line for line in lines if line.startswith("mnt_id:")).split()[1])
+
+
+def _mount_types() -> dict[int, str]:
+    """The file system type of each mount in this namespace, by mount id (proc(5), mountinfo)."""
+    types = {}
+    with open("/proc/self/mountinfo", errors="surrogateescape") as lines:
+        for line in lines:
+            fields = line.split()
+            types[int(fields[0])] = fields[fields.index("-", 6) + 1]
+    return types

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
-from overlay_boot import ConfigError, OverlayBootError, explain, linux
+from overlay_boot import ConfigError, OverlayBootError, explain, signals
+from overlay_boot.commands import close_others_on_exec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def main(name: str) -> int:
             os.fstat(fd)
         except OSError:  # closed: no file of ours may come to have its number
             os.open("/dev/null", os.O_RDWR)
-    linux.close_others_on_exec()
+    close_others_on_exec()
     run, usage = COMMANDS[name]
     arguments = sys.argv[1:]
     try:
@@ -157,7 +158,7 @@ def _boot(arguments: list[str]) -> int:
     from overlay_boot.waiting import on_signals
 
     # From the first: a signal during a boot waits until it can be undone.
-    waiter = on_signals(linux.SIGINT, linux.SIGTERM, linux.SIGHUP)
+    waiter = on_signals(signals.SIGINT, signals.SIGTERM, signals.SIGHUP)
     flags, words = split(arguments, "--wait", "--foreground", "--check")
     if len(flags) > 1:
         raise UsageError("--wait, --foreground and --check exclude each other")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 
-from overlay_boot import PATH, linux
+from overlay_boot import PATH
+from overlay_boot.signals import SIGKILL, SIGNALS
 from overlay_boot.waiting import Deadline, Waiter
 
 TYPE_CHECKING = False
@@ -23,6 +25,21 @@ def find(name: str, path: str = PATH) -> str:
     return ""
 
 
+def duplicate_above(fd: int, lowest: int) -> int:
+    """A duplicate with a number that is not below lowest, closed on exec (fcntl(2))."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+
+
+def close_others_on_exec() -> None:
+    """No descriptor above 2 is handed on to another program, whoever has opened it."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            try:
+                os.set_inheritable(int(name), False)
+            except OSError:
+                pass  # the one that lists them
+
+
 def spawn(
     command: Sequence[str],
     environment: Mapping[str, str],
@@ -34,7 +51,7 @@ def spawn(
     descriptors as its 0, 1, 2 and whatever `more` adds, and no others; its pid. Raises OSError."""
     wanted = dict(enumerate(fds)) | dict(more or {})
     # Out of the way first: a descriptor could be the number that another one is to get.
-    safe = {number: linux.duplicate_above(fd, 20) for number, fd in wanted.items()}
+    safe = {number: duplicate_above(fd, 20) for number, fd in wanted.items()}
     try:
         return os.posix_spawn(
             program or command[0],
@@ -43,7 +60,7 @@ def spawn(
             file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in safe.items()],
             setsid=True,
             setsigmask=(),
-            setsigdef=linux.SIGNALS,
+            setsigdef=SIGNALS,
         )
     finally:
         for fd in safe.values():
@@ -103,7 +120,7 @@ def run(
             pass
     finally:
         if not Waiter().ended(process, 0):
-            os.killpg(child, linux.SIGKILL)
+            os.killpg(child, SIGKILL)
         os.close(process)
         os.close(read)
         status = status_of(os.waitpid(child, 0)[1])

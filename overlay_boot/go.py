@@ -18,8 +18,9 @@ import tty
 
 from overlay_boot import PATH, NotRunning
 from overlay_boot.enter import Inside
-from overlay_boot.linux import SIGNALS_FORWARDED, open_in_root, read_signal, signals_as_file
+from overlay_boot.linux import open_in_root, signals_as_file
 from overlay_boot.records import Record
+from overlay_boot.signals import SIGNALS_FORWARDED, read_signal
 
 TIOCSPTLCK = 0x40045431
 TIOCGPTPEER = 0x5441

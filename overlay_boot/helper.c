@@ -430,5 +430,6 @@ int main(int argc, char **argv)
         return run(argv[2]);
     if (!strcmp(role, "--enter") || !strcmp(role, "--hold") || !strcmp(role, "--terminate"))
         return enter(role, argv + 2);
-    return complain("this program is for the commands of overlay-boot alone");
+    say(2, self, ": this program works for overlay-boot", " and its commands only");
+    return 2;
 }

@@ -1,4 +1,5 @@
-"""The kernel's calls that Python 3.11 lacks, one thin function each, over glibc 2.36.
+"""The kernel's calls that Python 3.11 lacks, one thin function each, over glibc 2.36. Importing this
+takes as long as all mounts of a boot, so the short commands do without it.
 
 Every function raises OSError naming the call and the path. Paths and strings are str; data that
 the kernel takes as text is encoded as file names are. See the man page of section 2 by each name.
@@ -10,6 +11,8 @@ import ctypes
 import fcntl
 import os
 
+from overlay_boot.signals import SIGNALS
+
 MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
@@ -20,15 +23,6 @@ MS_REC = 16384
 MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
 
-SIGHUP = 1
-SIGINT = 2
-SIGQUIT = 3
-SIGKILL = 9
-SIGTERM = 15
-SIGCONT = 18
-SIGNALS_FORWARDED = (SIGHUP, SIGINT, SIGQUIT, 10, SIGTERM, 12)  # 10 and 12: SIGUSR1, SIGUSR2
-SIGNALS = [*range(1, 32), *range(35, 65)]  # but the two that the C library keeps for itself
-
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
@@ -36,15 +30,11 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
-OVERLAY_TYPE = "overlay"
-
 _PR_SET_CHILD_SUBREAPER = 36
-_CLOSE_RANGE_CLOEXEC = 4
 _SIG_BLOCK = 0
 _SIG_SETMASK = 2
 _SIG_IGN = 1
 _SFD_CLOEXEC = 0o2000000
-_SIZE_OF_SIGNALFD_SIGINFO = 128
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_IN_ROOT = 0x10
@@ -137,26 +127,6 @@ def become_subreaper() -> None:
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
 
 
-def kill_process(pidfd: int, number: int) -> None:
-    """pidfd_send_signal(2); a process that has ended takes it in silence. (The module signal has
-    it too, but importing that takes as long as all mounts of a boot.)"""
-    try:
-        _check(_libc.pidfd_send_signal(pidfd, number, None, 0), "pidfd_send_signal")
-    except ProcessLookupError:
-        pass
-
-
-def close_others_on_exec() -> None:
-    """No descriptor above 2 is handed on to another program, whoever has opened it
-    (close_range(2))."""
-    _libc.close_range(ctypes.c_uint(3), ctypes.c_uint(0xFFFFFFFF), _CLOSE_RANGE_CLOEXEC)
-
-
-def duplicate_above(fd: int, lowest: int) -> int:
-    """A duplicate with a number that is not below lowest, closed on exec (fcntl(2))."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
-
-
 def signals_as_file(numbers: tuple[int, ...]) -> int:
     """A descriptor that becomes readable when one of the signals arrives, of those that this
     process was not told to ignore (nohup(1)). From now on they do nothing else (signalfd(2))."""
@@ -170,11 +140,6 @@ def signals_as_file(numbers: tuple[int, ...]) -> int:
     signals = mask.to_bytes(8, "little") + bytes(120)
     _check(_libc.sigprocmask(_SIG_BLOCK, signals, None), "sigprocmask")
     return _check(_libc.signalfd(-1, signals, _SFD_CLOEXEC), "signalfd")
-
-
-def read_signal(fd: int) -> int:
-    """The number of the next signal of signals_as_file."""
-    return int.from_bytes(os.read(fd, _SIZE_OF_SIGNALFD_SIGINFO)[:4], "little")
 
 
 def default_signals() -> None:
@@ -229,19 +194,3 @@ def open_in_root(root: int, path: str, flags: int, links: bool = True) -> int:
         ctypes.c_size_t(ctypes.sizeof(how)),
     )
     return _check(result, "openat2", path)
-
-
-def mount_of(fd: int) -> int:
-    """The id of the mount that an open file is on (proc(5), fdinfo)."""
-    with open(f"/proc/self/fdinfo/{fd}") as lines:
-        return int(next(line for line in lines if line.startswith("mnt_id:")).split()[1])
-
-
-def mount_types() -> dict[int, str]:
-    """The file system type of each mount in this namespace, by mount id (proc(5), mountinfo)."""
-    types = {}
-    with open("/proc/self/mountinfo", errors="surrogateescape") as lines:
-        for line in lines:
-            fields = line.split()
-            types[int(fields[0])] = fields[fields.index("-", 6) + 1]
-    return types

@@ -64,7 +64,7 @@ static int reap_or_dummy(char **argv)
     while ((child = waitpid(-1, NULL, WNOHANG)) > 0)
         ;
     if (child < 0 && errno == ECHILD) {
-        while ((child = fork()) < 0 && tries--)
+        while ((child = _Fork()) < 0 && tries--)
             usleep(100000);
         if (child < 0)
             return complain("cannot start dummy_service, so the subhost ends");
@@ -114,7 +114,7 @@ static int start(char **service)
         prctl(PR_SET_NAME, title);
         if (sigtimedwait(&term, NULL, &at_once) == SIGTERM)
             break;
-        child = fork();
+        child = _Fork();
         if (child == 0) {
             setsid();
             sigprocmask(SIG_SETMASK, &none, NULL);

@@ -13,7 +13,6 @@ import os
 import stat
 
 from overlay_boot import OverlayBootError, cgroup
-from overlay_boot.linux import interface_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +50,8 @@ class Link:
 
     def exists(self) -> bool:
         """Whether the interface is there."""
+        from overlay_boot.linux import interface_name
+
         return interface_name(self.index) == self.name
 
 

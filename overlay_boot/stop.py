@@ -12,7 +12,6 @@ import os
 
 from overlay_boot import PATH, OverlayBootError, commands, explain
 from overlay_boot.enter import CANNOT, Inside
-from overlay_boot.linux import SIGKILL, SIGTERM, kill_process
 from overlay_boot.log import Log
 from overlay_boot.records import (
     Record,
@@ -22,6 +21,7 @@ from overlay_boot.records import (
     process_status,
     start_time,
 )
+from overlay_boot.signals import SIGKILL, SIGTERM, kill_process
 from overlay_boot.waiting import Deadline, Waiter
 
 TYPE_CHECKING = False
@@ -200,12 +200,16 @@ class Stop:
         """Wait for the keeper, and do its work where it cannot."""
         record = self.record
         deadline = Deadline(KEEPER if record.ifdown else SETTLE)
+        keeper = self._open_keeper()
         while not record.is_free():
             if deadline.passed or process_status(record.keeper)[0] in ("T", "t"):
-                self._end_keeper()
+                if keeper is not None:
+                    kill_process(keeper, SIGKILL)
+                    self._ended(keeper, 2)  # a frozen one dies when it is thawed
                 self.keeper_lost = True
                 break
-            self.waiter.wait(seconds=0.001)
+            if keeper is None or self._ended(keeper, 0.05):
+                self.waiter.wait(seconds=0.001)
         if self.keeper_lost or record.stands():
             record.clear()
         deadline = Deadline(SETTLE)
@@ -215,18 +219,15 @@ class Stop:
                 raise OverlayBootError(f"{names} did not go away: remove it by hand")
             self.waiter.wait(seconds=0.001)
 
-    def _end_keeper(self) -> None:
-        """Kill a keeper that does not go on: one that was stopped, or frozen."""
+    def _open_keeper(self) -> int | None:
+        """A pidfd of the keeper; none where that pid is not, or no more, the one with this record."""
         keeper = self.record.keeper
+        process = open_process(keeper, start_time(keeper))
         try:
             ours = os.path.samestat(os.stat(f"/proc/{keeper}/fd/3"), os.fstat(self.record.fd))
         except OSError:
-            return
-        process = open_process(keeper, start_time(keeper)) if ours else None
-        if process is not None:
-            kill_process(process, SIGKILL)
-            self._ended(process, 2)  # a frozen one dies when it is thawed
-            os.close(process)
+            ours = False
+        return process if ours else None
 
 
 def _numbers() -> list[int]:

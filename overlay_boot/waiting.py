@@ -10,7 +10,8 @@ from __future__ import annotations
 import select
 import time
 
-from overlay_boot import OverlayBootError, linux
+from overlay_boot import OverlayBootError
+from overlay_boot.signals import read_signal
 
 
 class Interrupted(OverlayBootError):
@@ -48,7 +49,7 @@ class Waiter:
             poll.register(fd, select.POLLIN)
         found = dict(poll.poll(None if seconds is None else max(seconds, 0) * 1000))
         if self.signals in found:
-            raise Interrupted(linux.read_signal(self.signals))
+            raise Interrupted(read_signal(self.signals))
         if found.get(self.asked, 0) & select.POLLHUP:
             raise Aborted
         return list(found)
@@ -60,7 +61,9 @@ class Waiter:
 
 def on_signals(*numbers: int) -> Waiter:
     """A Waiter that these signals end; anywhere else they wait."""
-    return Waiter(signals=linux.signals_as_file(numbers))
+    from overlay_boot.linux import signals_as_file
+
+    return Waiter(signals=signals_as_file(numbers))
 
 
 class Deadline:
