@@ -161,18 +161,6 @@ def loopback_up() -> None:
         os.close(sock)
 
 
-def interface_index(name: str) -> int:
-    """The index of an interface in the current network namespace, 0 if there is none
-    (if_nametoindex(3)); /sys may be that of another namespace."""
-    return int(_libc.if_nametoindex(os.fsencode(name)))
-
-
-def interface_name(index: int) -> str:
-    """The name of the interface with that index, empty if there is none (if_indextoname(3))."""
-    name = ctypes.create_string_buffer(16)
-    return os.fsdecode(name.value) if _libc.if_indextoname(index, name) else ""
-
-
 class _OpenHow(ctypes.Structure):
     _fields_ = [
         ("flags", ctypes.c_uint64),

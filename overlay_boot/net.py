@@ -10,8 +10,7 @@ import os
 
 from overlay_boot import PATH, OverlayBootError, commands, explain
 from overlay_boot.cables import Cable, derived_mac
-from overlay_boot.linux import interface_index
-from overlay_boot.records import Link
+from overlay_boot.records import Link, interface_index
 from overlay_boot.rtnetlink import Rtnetlink, load
 from overlay_boot.steps import Step
 from overlay_boot.waiting import Waiter

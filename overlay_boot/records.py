@@ -26,6 +26,27 @@ END = "."
 LIMIT = 1 << 22  # bytes of a record
 
 
+def interface_index(name: str) -> int:
+    """The index of an interface in the current network namespace, 0 if there is none
+    (if_nametoindex(3)); /sys may be that of another namespace."""
+    from _socket import if_nametoindex  # importing the module socket takes ten times as long
+
+    try:
+        return if_nametoindex(name)
+    except OSError:
+        return 0
+
+
+def interface_name(index: int) -> str:
+    """The name of the interface with that index, empty if there is none (if_indextoname(3))."""
+    from _socket import if_indextoname
+
+    try:
+        return if_indextoname(index)
+    except OSError:
+        return ""
+
+
 class NotARecord(OverlayBootError):
     """Something in the folder that no boot has put there."""
 
@@ -50,8 +71,6 @@ class Link:
 
     def exists(self) -> bool:
         """Whether the interface is there."""
-        from overlay_boot.linux import interface_name
-
         return interface_name(self.index) == self.name
 
 

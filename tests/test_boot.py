@@ -1,6 +1,7 @@
 """Boots of real subhosts: what cannot be seen from outside, and faults that have to be made."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -167,6 +168,24 @@ def test_ifup_and_ifdown_that_hang_end_at_a_limit(subhost: Subhost) -> None:
     assert "ifup failed, so the interface is only set up: it did not end within 1 s" in log
     assert "ifdown did not end in time and was killed" in log
     assert subprocess.run(["pgrep", "-f", "sleep 7777"], check=False).returncode == 1
+    wait_until(lambda: not left_of(subhost))
+
+
+def test_what_ifup_and_ifdown_leave_running_holds_nothing_back(subhost: Subhost) -> None:
+    """Such as a hook's DHCP client: the name is free at once, and they live on."""
+    leaves = subhost.folder / "leaves"
+    leaves.write_text(f"#!/bin/sh\nsetsid sleep 7776 & echo $! >> {subhost.folder}/pids\n")
+    leaves.chmod(0o755)
+    subhost.write("CABLES= =")
+    again = f"{BIN}/overlay-boot {subhost.conf} && {BIN}/overlay-stop {subhost.name}"
+    script = f"mount --make-rprivate / && mount --bind {leaves} $(command -v ifdown) && {again} && {again}"
+    started = time.monotonic()
+    done = run("unshare", "-m", "sh", "-c", script)
+    assert done.returncode == 0 and time.monotonic() - started < 8, done
+    left = (subhost.folder / "pids").read_text().split()
+    assert len(left) == 4  # ifup and ifdown are one program
+    for pid in left:
+        os.kill(int(pid), signal.SIGKILL)
     wait_until(lambda: not left_of(subhost))
 
 
