@@ -98,7 +98,7 @@ def build(root: Path, fault: Fault) -> Path:
     for name in ("setup.py", "pyproject.toml", "README.md"):
         shutil.copy2(SOURCE / name, root)
     fault.apply(root)
-    if any(edit["file"] == "setup.py" or edit["file"].endswith(".c") for edit in fault.edits):
+    if any(edit["file"].endswith(("setup.py", ".c", ".h")) for edit in fault.edits):
         command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", "built"]
         subprocess.run(command, cwd=root, check=True, capture_output=True)
         for program in ("reaper", "helper"):
