@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 
-import pytest
+from tests.debian.clone import tracked
 
 ROOT = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -37,14 +36,6 @@ def test_one_address() -> None:
     (maintainer,) = field("debian/control", "Maintainer")
     address = re.search(r"<(.*)>", maintainer)
     assert address
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
-    if listed.returncode:
-        pytest.skip("not a clone, so what belongs to it is not known")
-    files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
-    naming = {
-        str(file.relative_to(ROOT))
-        for file in files
-        if file.is_file() and address[1].encode() in file.read_bytes()
-    }
+    naming = {name for name in tracked() if address[1].encode() in (ROOT / name).read_bytes()}
     naming -= {"debian/changelog", "CONTRIBUTING.md"}
     assert naming == {"debian/control"}
