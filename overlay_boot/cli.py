@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from overlay_boot import ConfigError, OverlayBootError, explain, signals
+from overlay_boot import ConfigError, OverlayBootError, __version__, explain, signals
 from overlay_boot.commands import close_others_on_exec
 
 TYPE_CHECKING = False
@@ -25,41 +25,49 @@ STATUSES = "Exit status: 0 done, 1 failed, 2 usage or configuration, 3 not runni
 
 BOOT = f"""\
 Usage: overlay-boot [--wait | --foreground | --check] CONF
-Start the subhost that the configuration file CONF describes; see overlay-boot(8).
+Start the subhost that the configuration file CONF describes;
+see overlay-boot(8).
 
-  --wait        return when its services have been started, not as soon as it runs
+  --wait        return when its services have been started, not when it runs
   --foreground  stay until the subhost ends; SIGINT, SIGTERM and SIGHUP stop it
-  --check       print the resolved configuration and the steps of a boot, do nothing
+  --check       print the resolved configuration and the steps, do nothing
   --help        print this
+  --version     print the version
 
 {STATUSES}"""
 
 STOP = f"""\
 Usage: overlay-stop [--timeout SECONDS] NAME|CONF
-Stop a subhost: its services in reverse order, then whatever is left; see overlay-stop(8).
+Stop a subhost: its services in reverse order, then whatever is left;
+see overlay-stop(8).
 
-  --timeout SECONDS  for each service's stop script (default 90); then what is left has
-                     10 seconds, or these if fewer, to end after SIGTERM
+  --timeout SECONDS  for each service's stop script (default 90); then what is
+                     left has 10 seconds, or these if fewer, after SIGTERM
   --help             print this
+  --version          print the version
 
 {STATUSES}"""
 
 GO = f"""\
 Usage: overlay-go [NAME|CONF [COMMAND [ARGUMENT...]]]
-Open root's shell in a running subhost, or run COMMAND there; see overlay-go(8).
-Without a name, list the subhosts that run.
+Open root's shell in a running subhost, or run COMMAND there;
+without a name, list the subhosts that run. See overlay-go(8).
 
-  --help  print this
+  --help     print this
+  --version  print the version
 
 {STATUSES};
 with COMMAND, the command's own"""
 
 LIST = f"""\
 Usage: overlay-list [--json]
-List the subhosts that run: name, pid 1, since when, root, cables, configuration.
+List the subhosts that run: name, pid 1, since when, root, cables,
+configuration; see overlay-list(8).
 
-  --json  print an array of objects with the keys name, pid, since, root, cables, configuration
-  --help  print this
+  --json     print an array of objects with the keys name, pid, since, root,
+             cables, configuration
+  --help     print this
+  --version  print the version
 
 {STATUSES}"""
 
@@ -69,16 +77,19 @@ Usage: overlay-share [--remove] PATH NAME|CONF
 Bind a folder or file of the main host onto the same path of a running subhost;
 see overlay-share(8).
 
-  --remove  undo that
-  --help    print this
+  --remove   undo that
+  --help     print this
+  --version  print the version
 
 {STATUSES}"""
 
 DISKFILE = f"""\
 Usage: overlay-diskfile MOUNTPOINT/[PATH] [DISKFILE [PARTITION]]
-Mount a disk image for a "!" value of a configuration, and print the path; see overlay-diskfile(8).
+Mount a disk image for a "!" value of a configuration, and print the path;
+see overlay-diskfile(8).
 
-  --help  print this
+  --help     print this
+  --version  print the version
 
 {STATUSES}"""
 
@@ -102,6 +113,9 @@ def main(name: str) -> int:
     try:
         if arguments[:1] in (["--help"], ["-h"]):
             out(usage)
+            return 0
+        if arguments[:1] == ["--version"]:
+            out(f"{name} {__version__}")
             return 0
         return run(arguments)
     except UsageError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from spec.clauses import clause
@@ -164,6 +166,14 @@ def test_help(subhost: Subhost, command: str) -> None:
     assert (
         done.status == 0 and f"overlay-{command}" in done.out and "status" in done.out.lower()
     ), done
+
+
+@clause("version")
+@pytest.mark.parametrize("command", ["boot", "go", "stop", "list", "share", "diskfile"])
+def test_version(subhost: Subhost, command: str) -> None:
+    """Every command tells which version it is of."""
+    done = subhost.run(f"overlay-{command} --version")
+    assert done.status == 0 and re.fullmatch(rf"overlay-{command} \d+(\.\d+)+\n", done.out), done
 
 
 @clause("see-also")

@@ -5,6 +5,8 @@ import subprocess
 
 import pytest
 
+from overlay_boot.cli import COMMANDS
+
 from .conftest import BIN, Subhost, run
 
 
@@ -94,3 +96,10 @@ def test_a_bridges_name_need_not_be_utf_8(subhost: Subhost) -> None:
     os.link(subhost.conf, odd)
     done = run("overlay-boot", os.fsdecode(odd), errors="surrogateescape")
     assert done.returncode == 2 and "NAME" in done.stderr and done.stderr.count("\n") == 1, done
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_a_terminal(name: str) -> None:
+    """Of 80 columns."""
+    _, usage = COMMANDS[name]
+    assert usage.startswith(f"Usage: {name}") and max(map(len, usage.split("\n"))) < 80

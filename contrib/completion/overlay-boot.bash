@@ -23,12 +23,12 @@ _overlay_boot_reply() {
 
 _overlay_boot() {
     local cur=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
-    local command=${COMP_WORDS[0]##*/} options=--help files='*.conf'
+    local command=${COMP_WORDS[0]##*/} options="--help --version" files='*.conf'
     case $command in
-        overlay-boot) options="--wait --foreground --check --help" ;;
-        overlay-stop) options="--timeout --help" ;;
-        overlay-list) options="--json --help" files= ;;
-        overlay-share) options="--remove --help" ;;
+        overlay-boot) options="--wait --foreground --check --help --version" ;;
+        overlay-stop) options="--timeout --help --version" ;;
+        overlay-list) options="--json --help --version" files= ;;
+        overlay-share) options="--remove --help --version" ;;
         overlay-diskfile) files='*' ;;
     esac
     if [[ $cur == -* ]]; then

@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import overlay_boot
 from tests.debian.clone import tracked
 
 ROOT = Path(__file__).parent.parent.parent
@@ -21,7 +22,7 @@ def test_one_version() -> None:
     heads = re.findall(r"(?m)^## (\S+)$", (ROOT / "CHANGELOG.md").read_text())
     packaged = re.match(r"\S+ \((\S+)-\d+\)", (ROOT / "debian/changelog").read_text())
     assert packaged
-    assert heads[0] == packaged[1] == PROJECT["version"]
+    assert heads[0] == packaged[1] == PROJECT["version"] == overlay_boot.__version__
 
 
 def test_one_licence() -> None:
