@@ -36,10 +36,13 @@ demo: setup ## boot two real subhosts, enter them, stop them
 	@$(call install,demo)
 	SUDO="$(SUDO)" examples/demo
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, mypy and gcc's analyzer
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	for name in reaper helper; do
+	    gcc -std=c11 -O2 -Wall -Wextra -Werror -fanalyzer -c "overlay_boot/$$name.c" -o /dev/null
+	done
 
 test-setup: setup
 	@$(call install,test)
