@@ -211,7 +211,7 @@ def _stay(booted: Boot, waiter: Waiter, flags: list[str]) -> int:
         if flags != ["--foreground"]:
             error.args = (f"interrupted while it waited; {name} runs on",)
             raise
-        return _stop_running(name)
+        return _stop_running(name) if booted.record.alive() else 0
     return 0
 
 

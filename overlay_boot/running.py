@@ -11,6 +11,7 @@ from overlay_boot.check import name_problem
 from overlay_boot.records import (
     FOLDER,
     NETNS,
+    NotARecord,
     Record,
     identity,
     look_up,
@@ -150,12 +151,19 @@ def find(name_or_conf: str, waiter: Waiter | None = None) -> Record:
 
 
 def _find(name_or_conf: str) -> Record | None:
-    if not name_problem(name_or_conf) and (record := look_up(name_or_conf)):
-        return record
+    in_the_way: NotARecord | None = None
+    if not name_problem(name_or_conf):
+        try:
+            if record := look_up(name_or_conf):
+                return record
+        except NotARecord as error:
+            in_the_way = error
     conf = os.path.realpath(name_or_conf)
     for record in running():
         if record.name == name_or_conf or os.path.realpath(record.conf) == conf:
             return record
+    if in_the_way:
+        raise in_the_way
     if not os.path.isfile(name_or_conf):
         return None
     # One that has crashed, or is being started, says nothing of its configuration.
