@@ -56,6 +56,7 @@ class Lives(RuleBasedStateMachine):
     url: ClassVar[str] = "here"
     implementation: ClassVar[Path | None] = None
     ground: ClassVar[Ground] = Ground()
+    surprises: ClassVar[list[str]] = []  # each time that anything was seen, also while it is shrunk
     steps: ClassVar[Counter[str]] = Counter()  # of all lives so far, by what was done
 
     def __init__(self) -> None:
@@ -176,7 +177,9 @@ class Lives(RuleBasedStateMachine):
         self.failed = True
         logs = self.target.run(LOGS).out
         script = "\n".join(self.script)
-        return Surprise("\n".join([*problems, "", "reproduce it as root with:", script, "", logs]))
+        text = "\n".join([*problems, "", "reproduce it as root with:", script, "", logs])
+        Lives.surprises.append(text)
+        return Surprise(text)
 
     # --- starting
 
@@ -291,7 +294,7 @@ class Lives(RuleBasedStateMachine):
         """Stop it, by NAME or configuration file, once or several times at once."""
         commands = [f"overlay-stop {option}{word}"] * count
         results, world = self.act(f"stop {count}", *commands)
-        wanted = (0, 1) if life.stubborn else (0,)
+        wanted = (0, 1) if life.stubborn or option else (0,)  # some are too slow for it
         if not life.running:
             wanted = (3,)
         problems = []

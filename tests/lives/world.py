@@ -147,6 +147,8 @@ def parse(text: str) -> World:
             process = Process(int(words[0]), int(words[1]), int(words[3]), words[5])
             world.processes[process.pid] = process
         elif kind == "first":
+            if words[1] in world.first:
+                world.problems.append(f"{words[1]} has two pid 1: {head}")
             world.first[words[1]] = First(int(words[0]), words[2], words[-1] == "shared")
         elif kind == "name":
             world.names[words[0]] = words[1] if len(words) > 1 else ""
