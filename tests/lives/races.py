@@ -130,13 +130,18 @@ def signals(target: Target, rounds: int, seed: int = 1) -> Race:
     race = Race(target, 1, Settings("br0= ="))
     (life,) = race.lives
     chance = random.Random(seed)
+    longest = {"go": 0.2}
+    for what in ("boot", "stop"):
+        before = time.monotonic()
+        _without_signal(race, life)
+        longest[what] = time.monotonic() - before
     for _ in range(rounds):
         race.done += 1
         what = chance.choice(["boot", "stop", "go"])
         number = chance.choice([1, 2, 15, 9])
         if (what == "boot") == life.running:
             _without_signal(race, life)
-        _with_signal(race, life, what, number, chance.uniform(0, 20) * target.pace)
+        _with_signal(race, life, what, number, chance.uniform(0, longest[what]))
     race.close()
     return race
 
@@ -156,9 +161,12 @@ def _with_signal(race: Race, life: Life, what: str, number: int, seconds: float)
     word = {"boot": life.conf, "stop": life.named, "go": f"{life.named} sleep 1005"}[what]
     # A shell's background commands ignore SIGINT from the start.
     command = f"env --default-signal=INT overlay-{what} {word} & sleep {seconds:.4f}\n"
-    (done,), world = run(race.target, f"{command}kill -{number} $!; wait $!")
+    (done,), world = run(race.target, f"{command}kill -{number} $! 2> /dev/null; wait $!")
     race.seen[f"{what}: signal {number}, status {done.status}"] += 1
-    race.say(*told(done, 0, 128 + number))
+    if done.status != 128 + number:
+        race.say(*told(done, 0))
+    elif "Traceback" in done.err:
+        race.say(f"a traceback: {done}")
     if len(done.err.splitlines()) > 1:
         race.say(f"more than a line: {done}")
     if what == "boot" and done.status == 0:
@@ -167,8 +175,6 @@ def _with_signal(race: Race, life: Life, what: str, number: int, seconds: float)
     elif what == "stop" and done.status == 0:
         life.stopped()
     elif what == "go":
-        if done.status == 0:
-            race.say(f"sleep did not come to its end: {done}")
         limit = time.monotonic() + 15 * race.target.patience
         while "sleep" in [p.name for p in world.processes.values() if p.depth]:
             if time.monotonic() > limit:
