@@ -129,7 +129,7 @@ class Stop:
         self.problems.append(message)
         self._say(message)
 
-    def _ended(self, process: int, seconds: float) -> bool:
+    def _ended(self, process: int, seconds: float | None) -> bool:
         return self.waiter.ended(process, seconds)
 
     def _end_start(self) -> list[str]:

@@ -8,8 +8,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import seed as hypothesis_seed
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from spec.subhost import MAKE_TINY, ROOT
 from spec.targets import NoAnswer, Result, Target
@@ -56,7 +64,9 @@ class Lives(RuleBasedStateMachine):
     url: ClassVar[str] = "here"
     implementation: ClassVar[Path | None] = None
     ground: ClassVar[Ground] = Ground()
-    surprises: ClassVar[list[str]] = []  # each time that anything was seen, also while it is shrunk
+    surprises: ClassVar[
+        list[str]
+    ] = []  # each time that anything was seen, also while it is shrunk
     steps: ClassVar[Counter[str]] = Counter()  # of all lives so far, by what was done
 
     def __init__(self) -> None:
@@ -237,9 +247,7 @@ class Lives(RuleBasedStateMachine):
         status = self.expected(life)
         before = life.running
         stop = f"overlay-stop --timeout {timeout} {life.named}"
-        (boot, stop_), world = self.act(
-            "boot and stop at once", f"overlay-boot {life.conf}", stop
-        )
+        (boot, stop_), world = self.act("boot and stop at once", f"overlay-boot {life.conf}", stop)
         problems = [] if boot.status in (0, 1, status) else [f"{boot}"]
         problems += told(boot, boot.status) + told(stop_, *((0, 1) if before else (0, 1, 3)))
         life.pid = 0
@@ -345,7 +353,7 @@ class Lives(RuleBasedStateMachine):
         if not life.running or (what in ("keeper", "both", "everything") and not self.known(life)):
             return
         if what == "service":
-            victim = sorted(life.inside)[0]
+            victim = min(life.inside)
             command = f"kill -9 $(named {name} {victim})"
             return self.lose(life, {victim}, "kill a service", command)
         command = {
@@ -488,3 +496,37 @@ class Lives(RuleBasedStateMachine):
         life = self.lives[who]
         values: dict[str, Any] = settings.__dict__ | {"mistake": mistake}
         self.do(life.write(Settings(**values)), what="edit the configuration")
+
+
+def live(steps: int, seed: int, length: int = 30, lives: int = 20) -> dict[str, Any]:
+    """Random lives of that many steps each, until there were enough steps or one went wrong: steps,
+    what was done, and each surprise, the shortest last. The same seed leads to the same lives."""
+    Lives.steps.clear()
+    Lives.surprises.clear()
+    bound = settings(
+        max_examples=lives,
+        derandomize=False,  # also where CI is set: the seed says it all
+        stateful_step_count=length,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+        print_blob=False,
+        phases=[Phase.generate, Phase.shrink],
+    )
+    count = 0
+    problems: list[str] = []
+    while count < steps and not problems:
+
+        @hypothesis_seed(seed)
+        class Seeded(Lives):  # hypothesis keeps the seed at the class
+            pass
+
+        try:
+            run_state_machine_as_test(Seeded, settings=bound)
+        except Exception as error:  # noqa: BLE001  a surprise that does not come again is one, too
+            problems = Lives.surprises[-1:] or [f"the test broke: {error!r}"]
+        seed += 1
+        count = Lives.steps.total()
+    Lives.ground.close()
+    return {"done": count, "seen": dict(Lives.steps), "problems": problems}

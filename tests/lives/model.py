@@ -77,7 +77,9 @@ class Life:
     booted: Settings = field(default_factory=Settings)  # and as it was at the boot
     running: bool = False
     pid: int = 0
-    keeper: bool = False  # whether the process on the main host that waits for its end is as it was
+    keeper: bool = (
+        False  # whether the process on the main host that waits for its end is as it was
+    )
     recorded: bool = True
     name: str = ""  # whose /run/netns/NAME is: "own", "foreign" or nobody's
     log: str = "file"  # or "link", "folder", "fifo"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ for status in $(grep -lsE '^NSpid:.*[[:space:]]1$' /proc/[0-9]*/status); do
     shared=; [ ! -e /proc/$pid/root/srv/shared/mark ] || shared=shared
     echo "first $pid $who $(stat -Lc %i /proc/$pid/ns/net) $shared"
 done 2>/dev/null
+overlay-list --json > {SCRATCH}/list 2> {SCRATCH}/list.err &
+listing=$!
 for name in /run/netns/*; do
     [ ! -L "$name" ] && [ ! -e "$name" ] || echo "name ${{name##*/}} $(stat -Lc %i $name 2>/dev/null)"
 done
@@ -58,7 +61,7 @@ done
 ip -o link | sed 's/^/link /'
 awk '$2 ~ "^{ROOT}/" {{ print "mount " $2 }}' /proc/self/mounts
 find /sys/fs/cgroup -type d -name 'overlay-*' -printf 'cgroup %f\n' 2>/dev/null
-overlay-list --json > {SCRATCH}/list 2> {SCRATCH}/list.err; echo "list $?"
+wait $listing; echo "list $?"
 cat {SCRATCH}/list.err | sed 's/^/said /'
 echo json; cat {SCRATCH}/list
 """
@@ -175,11 +178,13 @@ def parse(text: str) -> World:
 
 def _link(words: list[str]) -> tuple[str, Link]:
     """A line of `ip -o link`."""
-    values = dict(zip(words, words[1:], strict=False))
+    values = dict(pairwise(words))
     name = words[1].rstrip(":").partition("@")[0]
     up = "UP" in words[2].strip("<>").split(",")
     address = values.get("link/ether", "")
-    return name, Link(int(words[0][:-1]), values.get("master", ""), up, int(values["mtu"]), address)
+    return name, Link(
+        int(words[0][:-1]), values.get("master", ""), up, int(values["mtu"]), address
+    )
 
 
 def run(target: Target, *commands: str, timeout: float = 60) -> tuple[list[Result], World]:
@@ -194,7 +199,9 @@ def run(target: Target, *commands: str, timeout: float = 60) -> tuple[list[Resul
         lines[-1] += " &" if len(commands) > 1 else ""
     lines.append("wait" if len(commands) > 1 else "")
     for number in range(len(commands)):
-        lines += [f"head -c 4000 {number}.{part}; printf '\\0'" for part in ("status", "out", "err")]
+        lines += [
+            f"head -c 4000 {number}.{part}; printf '\\0'" for part in ("status", "out", "err")
+        ]
     done = target.run("\n".join([*lines, LOOK]), timeout=timeout)
     *parts, seen = done.out.split("\0")
     if len(parts) != 3 * len(commands) or "\njson\n" not in seen:
