@@ -360,7 +360,7 @@ class Lives(RuleBasedStateMachine):
             "pid 1": f"kill -9 $(pid1 {name})",
             "keeper": f"kill -9 $(keeper {name})",
             "both": f"kill -9 $(keeper {name}) $(pid1 {name})",
-            "everything": f"kill -9 $(keeper {name}) $(inside {name})",
+            "everything": f"kill -9 $(keeper {name}) $(inside {name}) 2> /dev/null || :",
         }[what]
         if what == "pid 1":
             life.ends()
