@@ -193,3 +193,14 @@ def test_what_pid_1_starts_after_sigterm_ends_by_it_too(subhost: Subhost) -> Non
     assert subhost.wait(f"[ -p {subhost.folder}/root/open ]")
     done = subhost.stop()
     assert done.status == 0 and "dummy" not in done.err, done
+
+
+@clause("boot-running", "files-records-lost")
+def test_one_without_a_record_is_not_booted_again(subhost: Subhost) -> None:
+    """Its record has been removed by hand: a boot says all the same that it runs already."""
+    subhost.boot()
+    pid = subhost.pid1()
+    subhost.run(f"rm /run/overlay-boot/{subhost.name}")
+    done = subhost.start()
+    assert done.status == 1 and "running" in done.err and "namespace" not in done.err, done
+    assert subhost.pid1() == pid

@@ -217,6 +217,8 @@ class Lives(RuleBasedStateMachine):
             problems += told(result, result.status)
             lines = [line for line in result.err.splitlines() if "warning" not in line]
             problems += [f"more than a line: {result}"] if len(lines) > 1 else []
+            if life.running and result.status == 1 and "already" not in result.err:
+                problems.append(f"it does not say that it runs: {result}")
         if status == 0:
             life.starts()
         return problems
@@ -391,7 +393,7 @@ class Lives(RuleBasedStateMachine):
     def lose_record(self, who: int) -> None:
         """Somebody removes the record."""
         life = self.up(who)
-        if not life.running or not self.known(life):
+        if not life.running or not self.known(life) or life.name != "own":
             return
         life.recorded = False
         self.do(f"rm /run/overlay-boot/{life.named}", what="remove the record")
@@ -400,7 +402,7 @@ class Lives(RuleBasedStateMachine):
     def lose_name(self, who: int, foreign: bool) -> None:
         """Somebody removes the namespace's name, and perhaps gives it to another one."""
         life = self.up(who)
-        if not life.running or life.name != "own":
+        if not life.running or life.name != "own" or not life.recorded:
             return
         command = f"rm /run/netns/{life.named}"
         life.name = ""
