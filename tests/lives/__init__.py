@@ -2,6 +2,7 @@
 
     world.py     what there is on a target, looked at from outside, and the shell that looks
     model.py     what must be seen of one subhost, after all that has been done to it
+    stage.py     four subhosts, how each step goes and how it is judged
     machine.py   random lives: boots, stops, kills and losses, in an order that hypothesis chooses
     races.py     the same commands many times at once, and signals at random moments
     __main__.py  python -m tests.lives: the long forms (make lives)

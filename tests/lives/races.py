@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from spec.targets import NoAnswer, Result, Target
 
-from .machine import BRIDGE
 from .model import Life, Settings, told
+from .stage import BRIDGE
 from .world import World, run, unique
 
 SITE = "<frozen site>"
