@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2000, help="of random lives, at least")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--part", type=float, default=1, help="of each race's rounds: 0.1")
+    parser.add_argument("--minutes", type=float, default=600, help="for random lives, at most")
+    parser.add_argument("--add", action="store_true", help="to the results of earlier runs")
     parser.add_argument("--only", action="append", choices=["lives", *RACES], default=[])
     parser.add_argument(
         "--target", default="here", help="here, host or ssh://[user@]machine[:port]"
@@ -48,7 +51,9 @@ def main() -> int:
         begun = time.monotonic()
         try:
             if name == "lives":
-                found = live(arguments.steps, arguments.seed)
+                found = live(
+                    arguments.steps, arguments.seed, lives=8, seconds=arguments.minutes * 60
+                )
             else:
                 found = race(name, arguments)
         except TargetError as error:
@@ -58,7 +63,7 @@ def main() -> int:
         wrong = wrong or bool(found["problems"])
         print(f"{name}: {found['done']} in {found['seconds']} s, {len(found['problems'])} wrong")
         print(*found["problems"][:5], sep="\n", flush=True)
-        results[name] = found
+        results[name] = add(results.get(name), found) if arguments.add else found
         arguments.results.parent.mkdir(parents=True, exist_ok=True)
         arguments.results.write_text(json.dumps(results, indent=1) + "\n")
     if arguments.page:
@@ -66,11 +71,21 @@ def main() -> int:
     return 1 if wrong else 0
 
 
+def add(before: dict[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
+    """The results of two runs of one trial."""
+    if before is None:
+        return found
+    sums = {key: before[key] + found[key] for key in ("done", "seconds", "problems")}
+    return {**sums, "seen": dict(Counter(before["seen"]) + Counter(found["seen"]))}
+
+
 def race(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One race on a target of its own: rounds or commands, what came of them, what was wrong."""
     function, rounds = RACES[name]
     with place(arguments.target, arguments.implementation) as target:
-        done = function(target, max(1, round(rounds * arguments.part)))
+        count = max(1, round(rounds * arguments.part))
+        seeded = {"seed": arguments.seed} if name in ("signals", "hammer") else {}
+        done = function(target, count, **seeded)
     return {"done": done.done, "seen": dict(done.seen), "problems": done.problems}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
@@ -248,9 +249,11 @@ class Lives(Stage):
         self.do(life.write(Settings(**values)), what="edit the configuration")
 
 
-def live(steps: int, seed: int, length: int = 30, lives: int = 20) -> dict[str, Any]:
-    """Random lives of that many steps each, until there were enough steps or one went wrong: steps,
-    what was done, and each surprise, the shortest last. The same seed leads to the same lives."""
+def live(
+    steps: int, seed: int, length: int = 30, lives: int = 20, seconds: float = 1e9
+) -> dict[str, Any]:
+    """Random lives of that length, so many for each seed, until there were enough steps, or enough of
+    time, or one went wrong: the steps, what was done, and the shortest surprise. The same seed leads to the same lives."""
     Lives.steps.clear()
     Lives.surprises.clear()
     bound = settings(
@@ -266,7 +269,8 @@ def live(steps: int, seed: int, length: int = 30, lives: int = 20) -> dict[str, 
     )
     count = 0
     problems: list[str] = []
-    while count < steps and not problems:
+    until = time.monotonic() + seconds
+    while count < steps and not problems and time.monotonic() < until:
 
         @hypothesis_seed(seed)
         class Seeded(Lives):  # hypothesis keeps the seed at the class

@@ -55,10 +55,10 @@ class Stage(RuleBasedStateMachine):
     url: ClassVar[str] = "here"
     implementation: ClassVar[Path | None] = None
     ground: ClassVar[Ground] = Ground()
-    surprises: ClassVar[
-        list[str]
-    ] = []  # each time that anything was seen, also while it is shrunk
-    steps: ClassVar[Counter[str]] = Counter()  # of all lives so far, by what was done
+    surprises: ClassVar[list[str]] = []
+    """Each that was seen, also while it is shrunk."""
+    steps: ClassVar[Counter[str]] = Counter()
+    """Of all lives so far, by what was done."""
 
     def __init__(self) -> None:
         super().__init__()
