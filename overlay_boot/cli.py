@@ -111,6 +111,8 @@ def main(name: str) -> int:
     run, usage = COMMANDS[name]
     arguments = sys.argv[1:]
     try:
+        if name != "overlay-boot":  # which takes signals where it waits
+            signals.take_interrupts()
         if arguments[:1] in (["--help"], ["-h"]):
             out(usage)
             return 0

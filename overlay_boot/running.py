@@ -15,6 +15,7 @@ from overlay_boot.records import (
     Record,
     identity,
     look_up,
+    lost,
     read_link,
     records,
     running,
@@ -69,11 +70,12 @@ def claim(name: str, waiter: Waiter) -> Record:
             alive, pid = found.alive(), found.pid
             found.close()
         if alive or not pid or deadline.passed:
-            what = "is running" if pid else "is being started"
-            raise OverlayBootError(
-                f"{name} {what} already: stop it first with overlay-stop {name}"
-            )
+            raise _already(name, "is running" if pid else "is being started")
         waiter.wait(seconds=0.005)  # its keeper is clearing up
+
+
+def _already(name: str, what: str) -> OverlayBootError:
+    return OverlayBootError(f"{name} {what} already: stop it first with overlay-stop {name}")
 
 
 def hold(record: Record, waiter: Waiter) -> None:
@@ -106,6 +108,8 @@ def _free_netns(name: str) -> None:
     if ours and (not os.path.exists(path) or identity(path) == identity("/proc/self/ns/net")):
         os.unlink(path)
         return
+    if any(record.name == name and record.alive() for record in lost()):
+        raise _already(name, "is running")
     raise OverlayBootError(
         f"{path} is there already, as another network namespace: "
         "choose another NAME, or remove it with ip netns delete"
