@@ -168,13 +168,17 @@ def _boot(arguments: list[str]) -> int:
 
     conf = ConfigFile(words[0])
     for warning in conf.warnings:
-        err(f"warning: {warning}")
-    if flags == ["--check"]:
-        return _check(conf)
-    need_root("overlay-boot", arguments)
-    from overlay_boot.boot import boot
+        err(warning)
+    try:
+        if flags == ["--check"]:
+            return _check(conf)
+        need_root("overlay-boot", arguments)
+        from overlay_boot.boot import boot
 
-    booted = boot(conf, waiter)
+        booted = boot(conf, waiter)
+    finally:
+        for warning in conf.foreseen:
+            err(warning)
     return _stay(booted, waiter, flags)
 
 
@@ -186,7 +190,7 @@ def _stay(booted: Boot, waiter: Waiter, flags: list[str]) -> int:
     try:
         if flags == ["--wait"]:
             booted.wait_for_reaper()
-        _notify(booted.keeper)
+        booted.notify()
         try:
             out(f"{name}: running; its log is {booted.subhost.log}")
         except OSError as error:
@@ -199,18 +203,6 @@ def _stay(booted: Boot, waiter: Waiter, flags: list[str]) -> int:
             raise
         return _stop_running(name)
     return 0
-
-
-def _notify(keeper: int) -> None:
-    """Tell systemd, where it has started this, that the subhost runs and which process stays as
-    long as it does (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    import socket
-
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.sendto(f"MAINPID={keeper}\nREADY=1\n".encode(), address.replace("@", "\0", 1))
 
 
 def _check(conf: ConfigFile) -> int:
