@@ -352,8 +352,8 @@ def _premount(arguments: list[str]) -> int:
     from overlay_boot.hooks import premount
     from overlay_boot.tree import Made
 
-    upper, name = arguments[0], _variable("NAME")
-    premount(upper, name, parse_cables(name, _variable("CABLES")), Made.passed_on(upper))
+    upper, lower, name = arguments[0], _variable("LOWER"), _variable("NAME")
+    premount(upper, lower, name, parse_cables(name, _variable("CABLES")), Made.passed_on(upper))
     return 0
 
 
