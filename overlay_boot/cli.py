@@ -352,7 +352,7 @@ def _premount(arguments: list[str]) -> int:
     from overlay_boot.hooks import premount
     from overlay_boot.tree import Made
 
-    upper, lower, name = arguments[0], _variable("LOWER"), _variable("NAME")
+    upper, name, lower = arguments[0], _variable("NAME"), _variable("LOWER")
     premount(upper, lower, name, parse_cables(name, _variable("CABLES")), Made.passed_on(upper))
     return 0
 
