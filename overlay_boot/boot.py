@@ -140,6 +140,7 @@ class Boot:
             check_host(self.subhost)
         self.log = Log(self.subhost.log)
         self.log.say(f"{self.subhost.name}: booting {self.subhost.conf}")
+        self.log_start = os.fstat(self.log.fd).st_size
 
     def _hold(self) -> None:
         self.record.describe(self.subhost, int(time.time()))
@@ -255,6 +256,17 @@ class Boot:
         raise OverlayBootError(
             f"{self.subhost.name}: it ended before /.reaper ran: see {self.subhost.log}"
         )
+
+    def not_started(self) -> list[str]:
+        """The services that /.reaper has told in the log to have failed in this boot (reaper.c)."""
+        found = {}
+        with open(f"/proc/self/fd/{self.log.fd}", "rb") as log:
+            log.seek(self.log_start)
+            for line in log:
+                told = line.partition(b"overlay-boot: start of ")[2]
+                if service := told.partition(b" failed: ")[0]:
+                    found[os.fsdecode(service)] = True
+        return list(found)
 
     def notify(self) -> None:
         """Tell systemd, where it has started this, that the subhost runs and which process stays

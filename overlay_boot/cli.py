@@ -187,14 +187,21 @@ def _stay(booted: Boot, waiter: Waiter, flags: list[str]) -> int:
     from overlay_boot.waiting import Interrupted
 
     name = booted.subhost.name
+    failed: list[str] = []
     try:
         if flags == ["--wait"]:
             booted.wait_for_reaper()
+            failed = booted.not_started()
         booted.notify()
         try:
             out(f"{name}: running; its log is {booted.subhost.log}")
         except OSError as error:
             err(f"overlay-boot: {name} is running, but cannot say so: {error.strerror}")
+        if failed:
+            what = (
+                f"{name} is running, but these services could not be started: {' '.join(failed)}"
+            )
+            err(f"overlay-boot: {what}: see {booted.subhost.log}")
         if flags == ["--foreground"]:
             booted.wait_for_end()
     except Interrupted as error:
@@ -202,7 +209,7 @@ def _stay(booted: Boot, waiter: Waiter, flags: list[str]) -> int:
             error.args = (f"interrupted while it waited; {name} runs on",)
             raise
         return _stop_running(name)
-    return 0
+    return 1 if failed else 0
 
 
 def _check(conf: ConfigFile) -> int:
