@@ -55,13 +55,17 @@ def boot(conf: ConfigFile, waiter: Waiter) -> Boot:
 
     Raises ConfigError with nothing touched, OverlayBootError with everything rolled back.
     """
-    conf.check()
+    subhost = conf.check()
     booting = Boot(waiter)
     done: list[Step] = []
     try:
         # A boot that is refused runs no command of the configuration but BASE's and NAME's.
-        named = lambda name: run(booting.name_steps(name), done)
-        booting.prepare(conf.resolve(conf.run(waiter), named))
+        if conf.has_commands:
+            named = lambda name: run(booting.name_steps(name), done)
+            subhost = conf.resolve(conf.run(waiter), named)
+        else:
+            run(booting.name_steps(subhost.name), done)
+        booting.prepare(subhost)
         run(booting.own_steps(), done)
         booting.finish()
     except BaseException as error:
@@ -136,6 +140,7 @@ class Boot:
             check_host(self.subhost)
         self.log = Log(self.subhost.log)
         self.log.say(f"{self.subhost.name}: booting {self.subhost.conf}")
+        self.log_start = os.fstat(self.log.fd).st_size
 
     def _hold(self) -> None:
         self.record.describe(self.subhost, int(time.time()))
@@ -251,6 +256,29 @@ class Boot:
         raise OverlayBootError(
             f"{self.subhost.name}: it ended before /.reaper ran: see {self.subhost.log}"
         )
+
+    def not_started(self) -> list[str]:
+        """The services that /.reaper has told in the log to have failed in this boot (reaper.c)."""
+        found = {}
+        with open(f"/proc/self/fd/{self.log.fd}", "rb") as log:
+            log.seek(self.log_start)
+            for line in log:
+                told = line.partition(b"overlay-boot: start of ")[2]
+                if service := told.partition(b" failed: ")[0]:
+                    found[os.fsdecode(service)] = True
+        return list(found)
+
+    def notify(self) -> None:
+        """Tell systemd, where it has started this, that the subhost runs and which process stays
+        as long as it does (sd_notify(3))."""
+        address = os.environ.get("NOTIFY_SOCKET", "")
+        if not address:
+            return
+        import socket
+
+        message = f"MAINPID={self.keeper}\nREADY=1\n".encode()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(message, address.replace("@", "\0", 1))
 
     def wait_for_end(self) -> None:
         """Return when the subhost has ended and all of it is gone."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 
+from overlay_boot import ConfigError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,8 +15,13 @@ if TYPE_CHECKING:
 
 MANY = 10  # mistakes of one variable that are told one by one
 
+KERNELS_OWN = (  # kinds of mounts that hold nobody's files
+    "autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl "
+    "hugetlbfs mqueue nfsd nsfs proc pstore rpc_pipefs securityfs selinuxfs sysfs tracefs"
+)
 
-class Mistake(ValueError):
+
+class Mistake(ConfigError):
     """What is wrong with a value, a line each."""
 
     def __init__(self, *lines: str) -> None:
@@ -99,6 +106,160 @@ def share_problem(subhost: Subhost, share: Share) -> str:
     return ""
 
 
+def bridges(subhost: Subhost) -> Iterator[str]:
+    """What is wrong with the bridges that CABLES names."""
+    from overlay_boot.records import interface_index
+
+    if isinstance(subhost.cables, Pending):
+        return
+    for bridge in dict.fromkeys(cable.bridge for cable in subhost.cables if cable.bridge):
+        folder = f"/sys/class/net/{bridge}"
+        what = "" if interface_index(bridge) else "not there"
+        if not what and os.path.isdir(folder) and not os.path.isdir(f"{folder}/bridge"):
+            what = "not a bridge"
+        if what:
+            yield (
+                f"CABLES: {bridge} is {what}: create it with ip link add {bridge} type bridge, "
+                "or correct CABLES"
+            )
+
+
+def warnings(subhost: Subhost) -> Iterator[tuple[str, str]]:
+    """What a boot does all the same but is hardly meant so, with each one's variable."""
+    folders = (subhost.upper, subhost.lower, subhost.live)
+    if any(isinstance(path, Pending) or not os.path.isdir(path) for path in folders):
+        return
+    unseen = list(_unseen_mounts(subhost))
+    if unseen:
+        more = [f"{len(unseen) - MANY} more"] if len(unseen) > MANY else []
+        where = ", ".join(unseen[:MANY] + more)
+        what = f"the subhost does not see what the main host has mounted on {where}"
+        yield "LOWER", f"LOWER: {what}: SHARE what it needs of that"
+    hooks = [subhost.init, subhost.postmount, subhost.premount]
+    if any(isinstance(hook, Pending) or not hook.ours for hook in hooks):
+        return  # whatever these do with START, or put into the root
+    if not isinstance(subhost.start, Pending):
+        hidden = {*unseen, *(os.path.normpath(share.target) for share in subhost.shares)}
+        wrong = [
+            text for word in subhost.start if (text := _service_problem(subhost, word, hidden))
+        ]
+        yield from (("START", text) for text in (Mistake(*wrong).lines if wrong else ()))
+
+
+def _unseen_mounts(subhost: Subhost) -> Iterator[str]:
+    """Where file systems of the main host are mounted below LOWER, as the subhost names these
+    paths: an overlay does not have them. Not what is shared, nor where the subhost has a mount of
+    its own, nor below another one."""
+    if subhost.root_kind == "plain":
+        return  # it is bound with all that is mounted in it
+    lower = os.path.realpath(subhost.lower).rstrip("/") + "/"
+    known = [os.path.realpath(path) for path in (subhost.upper, subhost.work, subhost.live)]
+    known += [path for share in subhost.shares if (path := _host_path(share, subhost.lower))]
+    own = ["dev", "proc", "sys", *(["run"] if subhost.ram_size != "none" else [])]
+    known += [lower + name for name in own]
+    for _, point, kind in sorted(_mounts(), key=lambda mount: mount[1]):
+        below = point.rstrip("/") + "/"
+        if not below.startswith(lower) or below == lower or kind in KERNELS_OWN.split():
+            continue
+        if not any(below.startswith(f"{path}/") for path in known):
+            known.append(point)
+            yield point[len(lower) - 1 :]
+
+
+def _host_path(share: Share, lower: str) -> str:
+    """The main host's path of what is shared, without links; empty where there is none."""
+    try:
+        fd = share.open(lower)
+    except OSError:
+        return ""
+    path = os.readlink(f"/proc/self/fd/{fd}")
+    os.close(fd)
+    return path
+
+
+def _service_problem(subhost: Subhost, word: str, hidden: set[str]) -> str:
+    """Why a word of START will not be started; empty where it will, or nothing is known."""
+    layers = [subhost.upper] + ([subhost.lower] if subhost.root_kind == "overlay" else [])
+    path = word if word.startswith("/") else f"/etc/init.d/{word}"
+    units = [f"{folder}/systemd/system/{word}.service" for folder in ("/etc", "/lib", "/usr/lib")]
+    shown = word if len(word) <= 60 else f"{word[:60]}..."
+    try:
+        found = _look_up(layers, path, hidden)
+        if found and stat.S_ISREG(found.st_mode) and found.st_mode & 0o111:
+            return ""
+        if found:
+            return f"START: {path} in the subhost is not an executable file: chmod +x it"
+        if word.startswith("/"):
+            return f"START: {shown} is not there in the subhost: create it, or correct START"
+        unit = any(_look_up(layers, each, hidden) for each in units)
+    except (LookupError, PermissionError):
+        return ""
+    if unit:
+        return (
+            f"START: {shown} has only a systemd unit in the subhost and no /etc/init.d/{shown}: "
+            "write a start/stop script, and name its full path"
+        )
+    return (
+        f"START: {shown} has no /etc/init.d/{shown} in the subhost: install it there or on the "
+        "main host, or correct START"
+    )
+
+
+def _look_up(layers: list[str], path: str, hidden: set[str]) -> os.stat_result | None:
+    """What a path leads to, links followed, in an overlay of these layers, the uppermost first;
+    None for nothing. Raises LookupError where it comes to a path that something else will be mounted
+    on or is, and PermissionError (Documentation/filesystems/overlayfs.rst)."""
+    for _ in range(40):
+        active, here, found = layers, "", None
+        names = [name for name in path.split("/") if name not in ("", ".")]
+        for number, name in enumerate(names):
+            folder, rest = here, names[number + 1 :]
+            if name == "..":
+                path = "/".join([folder.rpartition("/")[0], *rest])
+                break
+            here = f"{folder}/{name}"
+            if here in hidden:
+                raise LookupError
+            found, active = _merged(active, here)
+            if not found:
+                return None
+            if stat.S_ISLNK(found[0].st_mode):
+                target = os.readlink(found[1] + here)
+                path = "/".join([*([] if target.startswith("/") else [folder]), target, *rest])
+                break
+        else:
+            return found[0] if found else None
+    return None
+
+
+def _merged(layers: list[str], path: str) -> tuple[tuple[os.stat_result, str] | None, list[str]]:
+    """What is at a path, with the layer that has it, and the layers that make a folder of it."""
+    found, active = None, []
+    for layer in layers:
+        try:
+            status = os.lstat(layer + path)
+        except PermissionError:
+            raise
+        except OSError:
+            continue
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+            break  # a whiteout
+        found = found or (status, layer)
+        if not stat.S_ISDIR(status.st_mode):
+            break
+        active.append(layer)
+        if layer is not layers[-1] and _is_opaque(layer + path):
+            break
+    return found, active
+
+
+def _is_opaque(folder: str) -> bool:
+    try:
+        return os.getxattr(folder, "trusted.overlay.opaque") == b"y"
+    except OSError:
+        return False
+
+
 def _folder_problem(path: str) -> str:
     try:
         mode = os.stat(path).st_mode
@@ -119,7 +280,7 @@ def _overlay(subhost: Subhost) -> Iterator[tuple[str, str]]:
         yield "WORK", f"WORK: {work} and UPPER {upper} lie inside one another: keep them apart"
     if any(os.path.samefile(live, other) for other in (upper, subhost.lower)):
         yield "LIVE", f"LIVE: {live} is UPPER or LOWER too: an overlay needs its own"
-    types = _mount_types()
+    types = {number: kind for number, _, kind in _mounts()}
     mounts = {}
     for name, path in (("UPPER", upper), ("WORK", work)):
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -143,11 +304,11 @@ def _mount_of(fd: int) -> int:
         return int(next(line for line in lines if line.startswith("mnt_id:")).split()[1])
 
 
-def _mount_types() -> dict[int, str]:
-    """The file system type of each mount in this namespace, by mount id (proc(5), mountinfo)."""
-    types = {}
+def _mounts() -> Iterator[tuple[int, str, str]]:
+    """Id, mount point and type of each mount in this namespace (proc(5), mountinfo)."""
     with open("/proc/self/mountinfo", errors="surrogateescape") as lines:
         for line in lines:
-            fields = line.split()
-            types[int(fields[0])] = fields[fields.index("-", 6) + 1]
-    return types
+            fields = line.split(" ")
+            first, *rest = fields[4].split("\\")
+            point = first + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
+            yield int(fields[0]), point, fields[fields.index("-", 6) + 1]

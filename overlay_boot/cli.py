@@ -184,13 +184,17 @@ def _boot(arguments: list[str]) -> int:
 
     conf = ConfigFile(words[0])
     for warning in conf.warnings:
-        err(f"warning: {warning}")
-    if flags == ["--check"]:
-        return _check(conf)
-    need_root("overlay-boot", arguments)
-    from overlay_boot.boot import boot
+        err(warning)
+    try:
+        if flags == ["--check"]:
+            return _check(conf)
+        need_root("overlay-boot", arguments)
+        from overlay_boot.boot import boot
 
-    booted = boot(conf, waiter)
+        booted = boot(conf, waiter)
+    finally:
+        for warning in conf.foreseen:
+            err(warning)
     return _stay(booted, waiter, flags)
 
 
@@ -199,14 +203,21 @@ def _stay(booted: Boot, waiter: Waiter, flags: list[str]) -> int:
     from overlay_boot.waiting import Interrupted
 
     name = booted.subhost.name
+    failed: list[str] = []
     try:
         if flags == ["--wait"]:
             booted.wait_for_reaper()
-        _notify(booted.keeper)
+            failed = booted.not_started()
+        booted.notify()
         try:
             out(f"{name}: running; its log is {booted.subhost.log}")
         except OSError as error:
             err(f"overlay-boot: {name} is running, but cannot say so: {error.strerror}")
+        if failed:
+            what = (
+                f"{name} is running, but these services could not be started: {' '.join(failed)}"
+            )
+            err(f"overlay-boot: {what}: see {booted.subhost.log}")
         if flags == ["--foreground"]:
             booted.wait_for_end()
     except Interrupted as error:
@@ -214,19 +225,7 @@ def _stay(booted: Boot, waiter: Waiter, flags: list[str]) -> int:
             error.args = (f"interrupted while it waited; {name} runs on",)
             raise
         return _stop_running(name) if booted.record.alive() else 0
-    return 0
-
-
-def _notify(keeper: int) -> None:
-    """Tell systemd, where it has started this, that the subhost runs and which process stays as
-    long as it does (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    import socket
-
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.sendto(f"MAINPID={keeper}\nREADY=1\n".encode(), address.replace("@", "\0", 1))
+    return 1 if failed else 0
 
 
 def _check(conf: ConfigFile) -> int:
@@ -376,8 +375,8 @@ def _premount(arguments: list[str]) -> int:
     from overlay_boot.hooks import premount
     from overlay_boot.tree import Made
 
-    upper, name = arguments[0], _variable("NAME")
-    premount(upper, name, parse_cables(name, _variable("CABLES")), Made.passed_on(upper))
+    upper, name, lower = arguments[0], _variable("NAME"), _variable("LOWER")
+    premount(upper, lower, name, parse_cables(name, _variable("CABLES")), Made.passed_on(upper))
     return 0
 
 

@@ -41,7 +41,8 @@ class ConfigFile:
         self.conf = os.path.abspath(path)
         self.assigned: dict[str, Assigned] = {}
         self.shares: list[Share] = []
-        self.warnings: list[str] = []
+        self.warnings: list[str] = []  # of the file's lines
+        self.foreseen: list[str] = []  # of what the last `resolve` has found on the main host
         self._parse(self._text())
 
     def at(self, line: int, message: str) -> str:
@@ -71,9 +72,8 @@ class ConfigFile:
                 f"chmod o-w {self.path}"
             )
         if status.st_uid not in (0, os.geteuid()):
-            self.warnings.append(
-                f"{self.path}: belongs to user id {status.st_uid}, who decides what runs as root"
-            )
+            who = f"belongs to user id {status.st_uid}, who decides what runs as root"
+            self.warnings.append(f"{self.path}: warning: {who}")
         try:
             text = raw.decode("utf-8-sig")
         except UnicodeDecodeError as error:
@@ -91,15 +91,22 @@ class ConfigFile:
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
             if not equals or name not in VARIABLES:
-                self.warnings.append(self.at(number, "ignored: " + _diagnosis(line)))
+                self.warnings.append(self.at(number, "warning: ignored: " + _diagnosis(line)))
             elif name == "SHARE":
                 self.shares.append(Share(number, value))
             elif name in self.assigned:
                 first = self.assigned[name].line
-                message = f"ignored: {name} is assigned already at line {first}, which counts"
+                message = (
+                    f"warning: ignored: {name} is assigned already at line {first}, which counts"
+                )
                 self.warnings.append(self.at(number, message))
             else:
                 self.assigned[name] = Assigned(number, value)
+
+    @property
+    def has_commands(self) -> bool:
+        """Whether some value is only known once a command has run."""
+        return any(assigned.is_command for assigned in self.assigned.values())
 
     def line(self, name: str) -> int:
         """The line that a variable's value comes from; for a default, BASE's or the first."""
@@ -125,6 +132,7 @@ class ConfigFile:
         """
         values: dict[str, Any] = {"CONFIG": self.conf}
         texts: dict[str, str] = {}
+        evaluated = ""
         found: list[tuple[int, str]] = []
         for name, variable in VARIABLES.items():
             given = self.assigned.get(name)
@@ -133,7 +141,7 @@ class ConfigFile:
                 texts[name] = "\n".join(share.text for share in self.shares)
                 continue
             if given and given.is_command:
-                text = evaluate(name, values)
+                text = evaluated = evaluate(name, values)
             else:
                 text = given and given.text or variable.default
             try:
@@ -153,6 +161,13 @@ class ConfigFile:
         for share in self.shares:
             if text := check.share_problem(subhost, share):
                 found.append((share.line, f"SHARE: {text}"))
+        advice = [(self.line(name), text) for name, text in check.warnings(subhost)]
+        # What a command of the file may yet create is no mistake.
+        bridges = [(self.line("CABLES"), text) for text in check.bridges(subhost)]
+        (advice if isinstance(evaluated, Pending) else found).extend(bridges)
+        self.foreseen = [
+            self.at(line, f"warning: {text}") for line, text in sorted(advice, key=_line)
+        ]
         if found:
             raise ConfigError("\n".join(self.at(line, text) for line, text in sorted(found)))
         return subhost
@@ -184,6 +199,10 @@ class ConfigFile:
             return value
 
         return evaluate
+
+
+def _line(told: tuple[int, str]) -> int:
+    return told[0]
 
 
 def _diagnosis(line: str) -> str:

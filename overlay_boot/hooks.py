@@ -43,23 +43,41 @@ exit 104
 """
 
 
-def premount(upper: str, name: str, cables: list[Cable], made: Made) -> None:
-    """Give UPPER an interfaces(5) file of its own where it has none, so that the main host's
-    network set-up is not used: lo, and one manual stanza for each cable."""
+def premount(upper: str, lower: str, name: str, cables: list[Cable], made: Made) -> None:
+    """Give UPPER what it has none of: an interfaces(5) file, so that the main host's network set-up
+    is not used, hostname(5), and hosts(5)."""
     with Tree(upper, made) as tree:
-        if tree.has("etc/network/interfaces"):
-            return
-        text = f"""\
+        if not tree.has("etc/network/interfaces"):
+            tree.write("etc/network/interfaces", _interfaces(name, cables).encode(), 0o644)
+        if not tree.has("etc/hostname"):
+            tree.write("etc/hostname", f"{name}\n".encode(), 0o644)
+        if not tree.has("etc/hosts"):
+            tree.write("etc/hosts", _hosts(lower, name), 0o644)
+
+
+def _interfaces(name: str, cables: list[Cable]) -> str:
+    """lo, and one manual stanza for each cable."""
+    text = f"""\
 # Made by overlay-boot for the subhost {name}; yours to change: give an interface "inet dhcp", or
 # "inet static" with its address, then run "ifup" on it. "auto" brings it up at each start.
 
 auto lo
 iface lo inet loopback
 """
-        for cable in cables:
-            if cable.peer:  # without "auto", so that ifup takes up what is written here later
-                text += f"\niface {cable.peer} inet manual\n"
-        tree.write("etc/network/interfaces", text.encode(), 0o644)
+    for cable in cables:
+        if cable.peer:  # without "auto", so that ifup takes up what is written here later
+            text += f"\niface {cable.peer} inet manual\n"
+    return text
+
+
+def _hosts(lower: str, name: str) -> bytes:
+    """LOWER's, with NAME on 127.0.1.1. The same address as IPv6 writes it comes along: programs that
+    ask for an IPv6 address first, as getent(1), would wait for a name server else."""
+    with Tree(lower) as tree:
+        text = tree.read("etc/hosts") or b"127.0.0.1\tlocalhost\n::1\tlocalhost\n"
+    if not text.endswith(b"\n"):
+        text += b"\n"
+    return text + f"127.0.1.1\t{name}\n::ffff:127.0.1.1\t{name}\n".encode()
 
 
 def postmount(live: str, ram_size: str, made: Made) -> None:

@@ -26,18 +26,8 @@ IFUP = 90.0  # seconds for ifup, as long as the keeper gives ifdown
 
 
 def check_host(subhost: Subhost) -> None:
-    """Raise if a bridge is missing or an interface's name is taken on the main host."""
+    """Raise if an interface's name is taken on the main host."""
     for cable in subhost.cables:
-        bridge = cable.bridge
-        what = "" if not bridge or interface_index(bridge) else "not there"
-        folder = f"/sys/class/net/{bridge}"
-        if bridge and not what and os.path.isdir(folder) and not os.path.isdir(f"{folder}/bridge"):
-            what = "no bridge"
-        if what:
-            raise OverlayBootError(
-                f"CABLES: {bridge} is {what}: create it with ip link add {bridge} type bridge, "
-                "or correct CABLES"
-            )
         if interface_index(cable.host):
             raise OverlayBootError(
                 f"CABLES: the interface {cable.host} is there already: choose another NAME"

@@ -70,7 +70,8 @@ class Root:
     def _premount(self) -> None:
         subhost = self.subhost
         if subhost.premount.ours:
-            hooks.premount(subhost.upper, subhost.name, subhost.cables, self.made)
+            upper, lower = subhost.upper, subhost.lower
+            hooks.premount(upper, lower, subhost.name, subhost.cables, self.made)
         else:
             self._run("PREMOUNT", subhost.premount, [subhost.upper])
 

@@ -151,7 +151,15 @@ def _checked(variable: str, text: str, problem: Callable[[str], str]) -> str:
 def _start(text: str, _: dict[str, Any]) -> list[str]:
     if text == "none":
         return []
-    return [text] if isinstance(text, Pending) else text.split()
+    if isinstance(text, Pending):
+        return [text]
+    words = text.split()
+    for word in words:
+        if word.startswith("#"):
+            raise Mistake(
+                f"START: {word[:40]!r} is not a service: a comment stands on a line of its own"
+            )
+    return words
 
 
 def _cables(text: str, known: dict[str, Any]) -> list[Cable]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from spec.clauses import clause
@@ -177,6 +179,68 @@ def test_an_interfaces_file_is_left_alone(subhost: Subhost) -> None:
     subhost.put("root/etc/network/interfaces", "# mine\n")
     subhost.boot("CABLES= =")
     assert subhost.target.read(f"{subhost.folder}/root/etc/network/interfaces") == "# mine\n"
+
+
+@clause("premount-hostname", "premount-hosts")
+@pytest.mark.parametrize("known", ["192.0.2.9 other", ""])
+def test_premount_gives_upper_its_names(subhost: Subhost, known: str) -> None:
+    """NAME alone in /etc/hostname; what LOWER's /etc/hosts says, and NAME as 127.0.1.1, in the
+    subhost's own. LOWER's stays as it was."""
+    lower = subhost.fill("lower")
+    subhost.put("lower/etc/hostname", "lower\n", 0o644)
+    if known:
+        subhost.put("lower/etc/hosts", known, 0o644)
+    subhost.boot("LOWER= lower")
+    assert subhost.inside("cat /etc/hostname") == f"{subhost.name}\n"
+    lines = [line.split() for line in subhost.inside("cat /etc/hosts").splitlines()]
+    assert ["127.0.1.1", subhost.name] in lines
+    assert (known.split() or ["127.0.0.1", "localhost"]) in lines
+    assert subhost.target.read(f"{lower}/etc/hosts") == known
+
+
+@clause("premount-names-kept")
+def test_names_that_are_there_are_left_alone(subhost: Subhost) -> None:
+    """/etc/hostname and /etc/hosts of UPPER stay as they are."""
+    for name in ("hostname", "hosts"):
+        subhost.put(f"root/etc/{name}", "# mine\n", 0o644)
+    subhost.boot()
+    for name in ("hostname", "hosts"):
+        assert subhost.inside(f"cat /etc/{name}") == "# mine\n"
+
+
+@clause("names-at-once")
+def test_the_subhost_knows_its_name_without_a_name_server(subhost: Subhost) -> None:
+    """With the main host's own programs, a cable into the void, and a name server at its end that
+    cannot answer."""
+    if subhost.target.run("command -v getent && command -v hostname").status:
+        precondition("the target has no getent, or no hostname")
+    subhost.put("root/etc/resolv.conf", "nameserver 192.0.2.53\n", 0o644)
+    subhost.put("root/etc/nsswitch.conf", "hosts: files dns\n", 0o644)
+    subhost.boot("LOWER= /\nCABLES= =")
+    subhost.prepare(
+        f"ip -n {subhost.name} link set eth0 up arp off; "
+        f"ip -n {subhost.name} address add 192.0.2.1/24 dev eth0"
+    )
+    began = time.monotonic()
+    said = subhost.inside(
+        f"timeout 5 hostname -f; timeout 5 getent hosts {subhost.name} | tr -s ' '; "
+        "! command -v sudo || timeout 5 sudo -n true"
+    )
+    assert subhost.in_time(time.monotonic() - began, 4), said
+    lines = said.splitlines()
+    assert lines[0] == subhost.name and lines[1].endswith(f"127.0.1.1 {subhost.name}")
+
+
+@clause("resolv-own")
+def test_name_servers_of_ones_own(subhost: Subhost) -> None:
+    """The file in UPPER is read where LOWER has a link into /run."""
+    subhost.fill("lower")
+    subhost.prepare(
+        f"ln -s ../run/systemd/resolve/stub-resolv.conf {subhost.folder}/lower/etc/resolv.conf"
+    )
+    subhost.put("root/etc/resolv.conf", "nameserver 192.0.2.1\n", 0o644)
+    subhost.boot("LOWER= lower")
+    assert subhost.inside("cat /etc/resolv.conf") == "nameserver 192.0.2.1\n"
 
 
 @clause("postmount-default")

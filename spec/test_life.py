@@ -40,6 +40,26 @@ def test_wait_returns_when_the_reaper_runs(subhost: Subhost) -> None:
     assert subhost.target.run(f"cat /proc/{subhost.pid1()}/comm").out == ".reaper\n"
 
 
+@clause("boot-wait-failed")
+def test_wait_names_what_could_not_be_started(subhost: Subhost) -> None:
+    """Of the services of this boot: the subhost runs, with those that could be started."""
+    subhost.put("root/bad", "#!/bin/sh\necho starting; exit 3\n")
+    subhost.put(
+        "root/good", "#!/bin/sh\n[ $1 = stop ] || sleep 4321 < /dev/null > /dev/null 2>&1 &\n"
+    )
+    wait = f"overlay-boot --wait {subhost.conf} < /dev/null"
+    subhost.write("START= /bad /good missing")
+    done = subhost.run(wait)
+    assert done.status == 1, done
+    told = done.err.splitlines()[-1]
+    assert "/bad" in told and "missing" in told and "/good" not in told, done
+    assert subhost.pid1() and "sleep" in subhost.processes()
+    subhost.stop()
+    subhost.write("START= /good")
+    done = subhost.run(wait)
+    assert done.status == 0 and done.err == "", done
+
+
 @clause("boot-foreground", "boot-foreground-signal")
 @pytest.mark.parametrize("signal", ["INT", "TERM", "HUP"])
 def test_foreground_stays_until_a_signal_stops_it(subhost: Subhost, signal: str) -> None:

@@ -83,7 +83,8 @@ def test_a_line_that_does_not_count_is_warned_about_once(base: Path, line: str, 
     made = read(base, f"BASE=.\n# a comment\n\n  # another\n{line}\n")
     assert len(made.warnings) == 1
     assert (
-        made.warnings[0].startswith(f"{base}/some.conf:5: ignored: ") and hint in made.warnings[0]
+        made.warnings[0].startswith(f"{base}/some.conf:5: warning: ignored: ")
+        and hint in made.warnings[0]
     )
     assert made.assigned["BASE"].text == "."
 
@@ -222,6 +223,13 @@ def test_a_command_without_a_value_is_an_error(base: Path, command: str, said: s
     assert str(caught.value) == f"{base}/some.conf:3: LOWER: the command {said}"
 
 
+@pytest.fixture
+def any_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bridges need not be there."""
+    monkeypatch.setattr("overlay_boot.check.bridges", lambda subhost: ())
+
+
+@pytest.mark.usefixtures("any_bridge")
 def test_cables_are_named_and_numbered(base: Path) -> None:
     text = HOOKS + "BASE=.\nCABLES= = br0=.302 =.7 br1=02:00:00:00:00:0A\t="
     cables = read(base, text).check().cables
@@ -243,6 +251,7 @@ def test_cables_are_named_and_numbered(base: Path) -> None:
         ("CABLES", "!=", ""),
     ],
 )
+@pytest.mark.usefixtures("any_bridge")
 def test_what_a_command_printed_is_a_value_and_nothing_else(
     base: Path, variable: str, printed: str, text: str
 ) -> None:
