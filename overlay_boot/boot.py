@@ -32,6 +32,7 @@ from overlay_boot import (
     explain,
 )
 from overlay_boot.builder import GO, Builder, tell
+from overlay_boot.check import packages_warning
 from overlay_boot.commands import duplicate_above
 from overlay_boot.linux import become_subreaper, default_signals
 from overlay_boot.log import Log
@@ -90,6 +91,7 @@ class Boot:
     def __init__(self, waiter: Waiter) -> None:
         self.waiter = waiter
         self.keeper = 0
+        self.warnings: list[str] = []
         self.failure = ""  # what the builder says it failed of
 
     # --- overlay-boot itself
@@ -136,6 +138,9 @@ class Boot:
             check_host(self.subhost)
         self.log = Log(self.subhost.log)
         self.log.say(f"{self.subhost.name}: booting {self.subhost.conf}")
+        if warning := packages_warning(self.subhost):
+            self.warnings.append(warning)
+            self.log.say(f"warning: {warning}")
 
     def _hold(self) -> None:
         self.record.describe(self.subhost, int(time.time()))

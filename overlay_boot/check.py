@@ -99,6 +99,25 @@ def share_problem(subhost: Subhost, share: Share) -> str:
     return ""
 
 
+def packages_warning(subhost: Subhost) -> str:
+    """What is to be said where LOWER's packages have changed since the subhost's own dpkg wrote down
+    what is installed; empty where all is well."""
+    if subhost.root_kind != "overlay":
+        return ""
+    try:
+        own, lower = (
+            os.lstat(f"{layer}/var/lib/dpkg/status") for layer in (subhost.upper, subhost.lower)
+        )
+    except OSError:
+        return ""  # one of them has no dpkg of its own
+    if not stat.S_ISREG(own.st_mode) or own.st_mtime_ns >= lower.st_mtime_ns:
+        return ""
+    return (
+        f"the packages of LOWER {subhost.lower} have changed since {subhost.name}'s own dpkg last "
+        f"ran: see what that means with overlay-diff {subhost.name}"
+    )
+
+
 def _folder_problem(path: str) -> str:
     try:
         mode = os.stat(path).st_mode

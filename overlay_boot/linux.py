@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import sys
 
 from overlay_boot.signals import SIGNALS
 
@@ -41,6 +42,8 @@ _RESOLVE_IN_ROOT = 0x10
 _SYS_OPENAT2 = 437  # the one call here that glibc does not have
 _AT_FDCWD = -100
 _AT_RECURSIVE = 0x8000
+_AT_SYMLINK_NOFOLLOW = 0x100
+_STATX_BTIME = 0x800
 _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 0x04
 _MOVE_MOUNT_T_EMPTY_PATH = 0x40
@@ -88,9 +91,10 @@ def detach(target: str) -> None:
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH), "umount2", target)
 
 
-def open_tree(path: str) -> int:
-    """open_tree(2) OPEN_TREE_CLONE: a detached copy of the mounts at path."""
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_RECURSIVE
+def open_tree(path: str, recursive: bool = True) -> int:
+    """open_tree(2) OPEN_TREE_CLONE: a detached copy of the mounts at path, or of the one that path
+    is on alone."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
     result = _libc.open_tree(_AT_FDCWD, os.fsencode(path), ctypes.c_uint(flags))
     return _check(result, "open_tree", path)
 
@@ -99,6 +103,19 @@ def move_mount(tree: int, target: int) -> None:
     """move_mount(2): attach a detached tree of mounts to an open directory or file."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
     _check(_libc.move_mount(tree, b"", target, b"", ctypes.c_uint(flags)), "move_mount")
+
+
+def birth_time(name: str, folder: int) -> int:
+    """When a file in an open folder was made, in nanoseconds since 1970; 0 where its file system
+    does not tell (statx(2)). No link is followed."""
+    data = ctypes.create_string_buffer(256)  # struct statx
+    path = os.fsencode(name)
+    _check(_libc.statx(folder, path, _AT_SYMLINK_NOFOLLOW, _STATX_BTIME, data), "statx", name)
+    mask, seconds, nanoseconds = (
+        int.from_bytes(data.raw[start:end], sys.byteorder)
+        for start, end in ((0, 4), (80, 88), (88, 92))
+    )
+    return seconds * 10**9 + nanoseconds if mask & _STATX_BTIME else 0
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
