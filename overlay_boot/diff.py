@@ -18,6 +18,7 @@ from overlay_boot.waiting import Waiter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 USAGE = f"""\
@@ -88,6 +89,7 @@ def _names(path: str) -> list[str]:
 
 
 KINDS = ("added", "changed", "copied", "deleted", "replaced", "moved", "stale")
+UNITS = " KMGTPE"
 
 
 def quoted(text: str) -> str:
@@ -108,12 +110,12 @@ def quoted(text: str) -> str:
 
 def size_of(number: int) -> str:
     """Bytes for people: 512, 1.5K, 20M."""
-    value, unit = float(number), ""
-    for unit in ("", "K", "M", "G", "T", "P"):
-        if value < 1000 or unit == "P":
-            break
-        value /= 1024
-    return f"{value:.1f}{unit}" if unit and value < 9.95 else f"{value:.0f}{unit}"
+    if number < 1000:
+        return str(number)
+    value, power = float(number), 0
+    while value >= 1000:
+        value, power = value / 1024, power + 1
+    return f"{value:.1f}{UNITS[power]}" if value < 9.95 else f"{value:.0f}{UNITS[power]}"
 
 
 class Lines:
@@ -135,32 +137,37 @@ class Lines:
         self.lines = []
 
 
+def _note(change: Change, stale: str, version: str) -> str:
+    """What is to be said of a change behind its path, in brackets."""
+    notes = [change.note] if change.note else []
+    if change.change == "moved":
+        notes.append(f"from {quoted(change.source)}")
+    if stale:
+        notes.append(f"{stale} {version} came since" if version else "LOWER's came since")
+    return f"  ({', '.join(notes)})" if notes else ""
+
+
 def _as_text(difference: Difference) -> None:
     lines = Lines()
     for change, stale in difference.changes():
         path = change.path
         if change.kind == "folder" and path != "/":
             path += "/"
-        notes = [change.note]
-        if change.change == "moved":
-            notes.append(f"from {quoted(change.source)}")
-        if stale:
-            version = difference.lower.versions.get(stale)
-            notes.append(f"{stale} {version} came since" if version else "LOWER's came since")
-        note = ", ".join(filter(None, notes))
         word = "stale" if stale else change.change
         size = size_of(change.size) if change.kind == "file" and word != "deleted" else "-"
-        lines.add(f"{word:8}  {size:>6}  {quoted(path)}" + (f"  ({note})" if note else ""))
+        note = _note(change, stale, difference.lower.versions.get(stale, ""))
+        lines.add(f"{word:8}  {size:>6}  {quoted(path)}{note}")
     if difference.folders:
         lines.add("")
-        _add_table(lines, _sums(difference.folders))
+        _add_table(lines, _sums(difference.folders), str.rjust)
     packages = [
         [package.state, quoted(package.name), package.here or "-", package.below or "-"]
         for package in difference.packages()
     ]
     if packages:
         lines.add("")
-        _add_table(lines, [["PACKAGES", "NAME", "HERE", "LOWER"], *packages])
+        head = ["PACKAGES", "NAME", "HERE", "LOWER"]
+        _add_table(lines, [head, *packages], str.ljust)
     lines.flush()
     if not difference.folders:
         err(f"{difference.subject.name}: nothing of its own there")
@@ -181,10 +188,11 @@ def _row(name: str, sums: dict[str, int]) -> list[str]:
     return [name, *counts, size_of(sums.get("size", 0))]
 
 
-def _add_table(lines: Lines, rows: list[list[str]]) -> None:
+def _add_table(lines: Lines, rows: list[list[str]], justify: Callable[[str, int], str]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        lines.add("  ".join(map(str.ljust, row, widths)).rstrip())
+        cells = [row[0].ljust(widths[0]), *map(justify, row[1:], widths[1:])]
+        lines.add("  ".join(cells).rstrip())
 
 
 def _as_json(difference: Difference) -> None:

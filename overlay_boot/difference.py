@@ -94,9 +94,11 @@ class Difference:
         for change in self.layers.changes(self.names):
             stale = self._stale(change)
             top = change.path.split("/", 2)
-            sums = self.folders.setdefault(f"/{top[1]}" if len(top) > 2 else "/", {})
-            for key, count in ((change.change, 1), ("stale", bool(stale)), ("size", change.size)):
-                sums[key] = sums.get(key, 0) + count
+            inside = len(top) > 2 or change.kind == "folder"
+            sums = self.folders.setdefault(f"/{top[1]}" if inside else "/", {})
+            sums[change.change] = sums.get(change.change, 0) + 1
+            sums["stale"] = sums.get("stale", 0) + bool(stale)
+            sums["size"] = sums.get("size", 0) + change.size
             yield change, stale
 
     def packages(self) -> Iterator[Package]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import sys
 
 from overlay_boot.signals import SIGNALS
 
@@ -105,17 +104,24 @@ def move_mount(tree: int, target: int) -> None:
     _check(_libc.move_mount(tree, b"", target, b"", ctypes.c_uint(flags)), "move_mount")
 
 
+class _Statx(ctypes.Structure):  # the fields that are read, and what is between them
+    _fields_ = [
+        ("mask", ctypes.c_uint32),
+        ("to_80", ctypes.c_uint32 * 19),
+        ("seconds", ctypes.c_int64),
+        ("nanoseconds", ctypes.c_uint32),
+        ("to_256", ctypes.c_uint32 * 41),
+    ]
+
+
 def birth_time(name: str, folder: int) -> int:
     """When a file in an open folder was made, in nanoseconds since 1970; 0 where its file system
     does not tell (statx(2)). No link is followed."""
-    data = ctypes.create_string_buffer(256)  # struct statx
-    path = os.fsencode(name)
-    _check(_libc.statx(folder, path, _AT_SYMLINK_NOFOLLOW, _STATX_BTIME, data), "statx", name)
-    mask, seconds, nanoseconds = (
-        int.from_bytes(data.raw[start:end], sys.byteorder)
-        for start, end in ((0, 4), (80, 88), (88, 92))
-    )
-    return seconds * 10**9 + nanoseconds if mask & _STATX_BTIME else 0
+    found = _Statx()
+    path, flags = os.fsencode(name), _AT_SYMLINK_NOFOLLOW
+    _check(_libc.statx(folder, path, flags, _STATX_BTIME, ctypes.byref(found)), "statx", name)
+    known = found.mask & _STATX_BTIME
+    return found.seconds * 10**9 + found.nanoseconds if known else 0
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
