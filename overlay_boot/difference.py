@@ -58,13 +58,10 @@ def _configured(path: str) -> Subject:
     subhost = conf.check()
     for variable, value in (("UPPER", subhost.upper), ("LOWER", subhost.lower)):
         if isinstance(value, Pending):
-            raise ConfigError(
-                conf.at(
-                    conf.line(variable),
-                    f"{variable} is what a command prints, which only a boot runs: "
-                    "start the subhost first",
-                )
-            )
+            given = conf.assigned.get(variable)
+            cause = variable if given and given.is_command else "BASE"
+            message = f"{cause} is what a command prints, which only a boot runs: boot it first"
+            raise ConfigError(conf.at(conf.line(cause), message))
     return _overlay(Subject(subhost.name, subhost.upper, subhost.lower), path)
 
 
