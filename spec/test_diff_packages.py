@@ -84,7 +84,8 @@ def stale(subhost: Subhost) -> set[str]:
 @clause("diff-stale", "diff-stale-package")
 def test_a_file_of_a_package_that_was_upgraded(subhost: Subhost, lower: Dpkg) -> None:
     """What the subhost changed before is stale, whether it wrote to it, made it anew, changed its
-    mode or wrote to it once more afterwards; what it has made since is not."""
+    mode or wrote to it once more afterwards; what it has made since is not, nor what the main host
+    has touched by hand."""
     for name in ("demo", "other"):
         lower.install(name, "1")
     boot(subhost)
@@ -92,6 +93,7 @@ def test_a_file_of_a_package_that_was_upgraded(subhost: Subhost, lower: Dpkg) ->
         "cd /usr/share; echo mine >> demo/one; chmod 600 demo/two; echo mine > other/x; "
         "ln -sf mine demo/link; mv other/x other/one; echo mine >> other/two"
     )
+    subhost.prepare(f"touch {lower.root}/usr/share/other/two")
     assert stale(subhost) == set()
     lower.install("demo", "2")
     subhost.inside("cd /usr/share; echo again >> demo/one; chmod 640 demo/two")
