@@ -102,14 +102,12 @@ def share_problem(subhost: Subhost, share: Share) -> str:
 def packages_warning(subhost: Subhost) -> str:
     """What is to be said where LOWER's packages have changed since the subhost's own dpkg wrote down
     what is installed; empty where all is well."""
-    if subhost.root_kind != "overlay":
-        return ""
     try:
         own, lower = (
             os.lstat(f"{layer}/var/lib/dpkg/status") for layer in (subhost.upper, subhost.lower)
         )
     except OSError:
-        return ""  # one of them has no dpkg of its own
+        return ""  # one of the two has no dpkg; where they are one, it is as old as itself
     if not stat.S_ISREG(own.st_mode) or own.st_mtime_ns >= lower.st_mtime_ns:
         return ""
     return (
