@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from overlay_boot.config import ConfigFile
     from overlay_boot.waiting import Waiter
 
+    Command = tuple[Callable[[list[str]], int], str]
+
 STATUSES = "Exit status: 0 done, 1 failed, 2 usage or configuration, 3 not running"
 
 BOOT = f"""\
@@ -71,7 +73,6 @@ configuration; see overlay-list(8).
 
 {STATUSES}"""
 
-
 SHARE = f"""\
 Usage: overlay-share [--remove] PATH NAME|CONF
 Bind a folder or file of the main host onto the same path of a running subhost;
@@ -100,15 +101,15 @@ class UsageError(ConfigError):
     """A command line that the command does not take."""
 
 
-def main(name: str) -> int:
-    """Run the command of that name and turn what it raises into one line and an exit status."""
+def main(name: str, command: Command | None = None) -> int:
+    """Run a command, of ours or given; what it raises becomes one line and an exit status."""
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
         except OSError:  # closed: no file of ours may come to have its number
             os.open("/dev/null", os.O_RDWR)
     close_others_on_exec()
-    run, usage = COMMANDS[name]
+    run, usage = command or COMMANDS[name]
     arguments = sys.argv[1:]
     try:
         if name != "overlay-boot":  # which takes signals where it waits
@@ -166,8 +167,7 @@ def split(arguments: list[str], *known: str) -> tuple[list[str], list[str]]:
 def need_root(name: str, arguments: list[str]) -> None:
     """Raise unless this is root."""
     if os.geteuid() != 0:
-        again = " ".join([name, *arguments])
-        raise OverlayBootError(f"only root can do this: try sudo {again}")
+        raise OverlayBootError(f"only root can do this: try sudo {' '.join([name, *arguments])}")
 
 
 def _boot(arguments: list[str]) -> int:
@@ -345,8 +345,7 @@ def _share(arguments: list[str]) -> int:
     from overlay_boot.running import find
     from overlay_boot.share import share, unshare
 
-    do = unshare if flags else share
-    do(find(words[1]), words[0])
+    (unshare if flags else share)(find(words[1]), words[0])
     return 0
 
 
@@ -362,10 +361,9 @@ def _diskfile(arguments: list[str]) -> int:
 
 def _variable(name: str) -> str:
     """A variable of the configuration whose hook this is."""
-    try:
-        return os.environ[name]
-    except KeyError:
-        raise OverlayBootError(f"{name} is not set: only overlay-boot runs this") from None
+    if name not in os.environ:
+        raise OverlayBootError(f"{name} is not set: only overlay-boot runs this")
+    return os.environ[name]
 
 
 def _premount(arguments: list[str]) -> int:
@@ -401,7 +399,7 @@ def _init(arguments: list[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+COMMANDS: dict[str, Command] = {
     "overlay-boot": (_boot, BOOT),
     "overlay-stop": (_stop, STOP),
     "overlay-go": (_go, GO),

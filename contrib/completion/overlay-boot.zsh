@@ -1,4 +1,4 @@
-#compdef overlay-boot overlay-stop overlay-go overlay-list overlay-share overlay-diskfile
+#compdef overlay-boot overlay-stop overlay-go overlay-list overlay-share overlay-diskfile overlay-diff
 # Completion of overlay-boot's commands for zsh.
 
 _overlay_boot_names() {
@@ -39,6 +39,11 @@ case $service in
   overlay-share)
     _arguments : '--remove[undo it]' '(- *)--help[print help]' '(- *)--version[print the version]' \
       '1:path of the main host:_files' '2:subhost:_overlay_boot_either'
+    ;;
+  overlay-diff)
+    _arguments : '(--drop)--json[print one object]' '(- *)--help[print help]' \
+      '(--json)--drop[remove its own copy of a file]:path in the subhost:_files' \
+      '1:subhost:_overlay_boot_either' '2:path in the subhost:_files'
     ;;
   overlay-diskfile)
     _arguments : '(- *)--help[print help]' '(- *)--version[print the version]' '1:mount point or path:_files' '2:disk image:_files' \
