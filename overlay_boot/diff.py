@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 USAGE = f"""\
 Usage: overlay-diff [--json] NAME|CONF [PATH]
        overlay-diff --drop PATH NAME|CONF
-Show what a subhost has of its own: what it adds, changes and deletes of LOWER, what of that has
-gone stale, and what its packages are; see overlay-diff(8).
+Show what a subhost has of its own: what it adds, changes and deletes of LOWER,
+what of that has gone stale, and what its packages are; see overlay-diff(8).
 
   --json       print one object
-  --drop PATH  remove the subhost's own copy of a file, so that LOWER's shows again
+  --drop PATH  remove the subhost's own copy of a file, so that LOWER's shows
   --help       print this
+  --version    print the version
 
-{STATUSES}, and no configuration file"""
+{STATUSES},
+and no configuration file of that name"""
 
 AT_ONCE = 1000  # lines that are written together
 

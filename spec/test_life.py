@@ -179,7 +179,7 @@ def test_an_interrupted_boot_leaves_nothing(subhost: Subhost, signal: str) -> No
 
 
 @clause("help", "status-0")
-@pytest.mark.parametrize("command", ["boot", "go", "stop", "list", "share", "diskfile"])
+@pytest.mark.parametrize("command", ["boot", "go", "stop", "list", "share", "diff", "diskfile"])
 def test_help(subhost: Subhost, command: str) -> None:
     """Every command tells its usage and its exit statuses."""
     done = subhost.run(f"overlay-{command} --help")
@@ -189,7 +189,7 @@ def test_help(subhost: Subhost, command: str) -> None:
 
 
 @clause("version")
-@pytest.mark.parametrize("command", ["boot", "go", "stop", "list", "share", "diskfile"])
+@pytest.mark.parametrize("command", ["boot", "go", "stop", "list", "share", "diff", "diskfile"])
 def test_version(subhost: Subhost, command: str) -> None:
     """Every command tells which version it is of."""
     done = subhost.run(f"overlay-{command} --version")

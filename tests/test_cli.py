@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from overlay_boot import diff
 from overlay_boot.cli import COMMANDS
 
 from .conftest import BIN, Subhost, run
@@ -102,8 +103,11 @@ def test_a_bridges_name_need_not_be_utf_8(subhost: Subhost) -> None:
     assert done.returncode == 2 and "NAME" in done.stderr and done.stderr.count("\n") == 1, done
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+USAGES = {name: usage for name, (_, usage) in COMMANDS.items()} | {"overlay-diff": diff.USAGE}
+
+
+@pytest.mark.parametrize("name", USAGES)
 def test_help_fits_a_terminal(name: str) -> None:
     """Of 80 columns."""
-    _, usage = COMMANDS[name]
+    usage = USAGES[name]
     assert usage.startswith(f"Usage: {name}") and max(map(len, usage.split("\n"))) < 80

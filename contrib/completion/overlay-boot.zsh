@@ -41,7 +41,7 @@ case $service in
       '1:path of the main host:_files' '2:subhost:_overlay_boot_either'
     ;;
   overlay-diff)
-    _arguments : '(--drop)--json[print one object]' '(- *)--help[print help]' \
+    _arguments : '(--drop)--json[print one object]' '(- *)--help[print help]' '(- *)--version[print the version]' \
       '(--json)--drop[remove its own copy of a file]:path in the subhost:_files' \
       '1:subhost:_overlay_boot_either' '2:path in the subhost:_files'
     ;;
