@@ -12,7 +12,9 @@ from .world import World
 SERVICE = r"""#!/bin/sh
 case $1 in
 start) setsid /srv/{0}d > /dev/null 2>&1 & ;;
-stop) kill $(cat /run/{0}.pid) ;;
+stop)
+    mkdir /run/{0}.stopped || touch /srv/twice  # stop-once
+    kill $(cat /run/{0}.pid) ;;
 esac
 """
 STUBBORN = r"""#!/bin/sh

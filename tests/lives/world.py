@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ done
 for record in /run/overlay-boot/*; do
     [ ! -e "$record" ] || echo "record ${{record##*/}}"
 done
+ls {ROOT}/*/root/srv/twice 2>/dev/null | sed 's/^/twice /'
 ip -o link | sed 's/^/link /'
 awk '$2 ~ "^{ROOT}/" {{ print "mount " $2 }}' /proc/self/mounts
 find /sys/fs/cgroup -type d -name 'overlay-*' -printf 'cgroup %f\n' 2>/dev/null
@@ -155,6 +157,8 @@ def parse(text: str) -> World:
             world.first[words[1]] = First(int(words[0]), words[2], words[-1] == "shared")
         elif kind == "name":
             world.names[words[0]] = words[1] if len(words) > 1 else ""
+        elif kind == "twice":
+            world.problems.append(f"a stop script ran twice: {words[0]}")
         elif kind == "record":
             world.records.add(words[0])
         elif kind == "link":
@@ -254,5 +258,8 @@ def _remove_cgroups() -> None:
     for folder, names, _ in os.walk("/sys/fs/cgroup"):  # passes over what goes away meanwhile
         for name in names:
             if name.startswith("overlay-") and name.endswith(unique("")):
-                with suppress(OSError):
-                    os.rmdir(f"{folder}/{name}")
+                for _ in range(100):  # what has just been killed is in it for a moment
+                    with suppress(OSError):
+                        os.rmdir(f"{folder}/{name}")
+                        break
+                    time.sleep(0.05)
