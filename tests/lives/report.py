@@ -81,7 +81,7 @@ def part(results: Mapping[str, Any]) -> str:
             rows.append(f"| {what} | {found['done']} {unit} | {len(problems)} | {time} |")
             wrong += [f"- {what}: {text.splitlines()[0][:200]}" for text in problems]
     seen = results.get("lives", {}).get("seen", {})
-    counts = ", ".join(f"{what} {count}" for what, count in sorted(seen.items()))
+    counts = ", ".join(f"{what} ({count})" for what, count in sorted(seen.items()))
     return PART.format(
         rows="\n".join(rows),
         done=f"\nThe steps of the random lives: {counts}.\n" if counts else "",
