@@ -30,6 +30,11 @@ class Surprise(Exception):
     """Something was seen that must not be. Its text has the shell commands that lead to it."""
 
 
+def several(what: str, count: int) -> str:
+    """The name of a step that does the same so many times at once."""
+    return what if count == 1 else f"{count} times {what} at once"
+
+
 class Ground:
     """The target of one life after the other, until something goes wrong on it."""
 
@@ -221,13 +226,13 @@ class Stage(RuleBasedStateMachine):
         """Boot it, and see what comes of it."""
         status = self.expected(life)
         command = f"overlay-boot {option}{life.conf}"
-        results, world = self.act(f"boot {count}", *[command] * count)
+        results, world = self.act(several("boot", count), *[command] * count)
         self.see(self.booted(life, results, status), world)
 
     def stop_by(self, life: Life, word: str, option: str, count: int = 1) -> None:
         """Stop it, by NAME or configuration file, once or several times at once."""
         commands = [f"overlay-stop {option}{word}"] * count
-        results, world = self.act(f"stop {count}", *commands)
+        results, world = self.act(several("stop", count), *commands)
         wanted = (0, 1) if life.stubborn or option else (0,)  # some are too slow for it
         if not life.running:
             wanted = (3,)

@@ -34,14 +34,19 @@ def test_random_lives_have_no_surprise() -> None:
 
 
 @pytest.mark.parametrize(
-    ("race", "rounds"),
-    [(races.boots, 1), (races.cycles, 2), (races.signals, 6), (races.hammer, 2)],
+    ("race", "rounds", "less"),
+    [
+        (races.boots, 1, {"at_once": 10}),
+        (races.cycles, 2, {}),
+        (races.signals, 6, {}),
+        (races.hammer, 2, {"count": 3, "workers": 4}),
+    ],
 )
 def test_races_have_no_surprise(
-    here: Target, race: Callable[..., races.Race], rounds: int
+    here: Target, race: Callable[..., races.Race], rounds: int, less: dict[str, int]
 ) -> None:
     """boot-race, interrupted, stop-once, end-restart: see docs/reliability.md."""
-    done = race(here, rounds)
+    done = race(here, rounds, **less)
     assert not done.problems, "\n".join(done.problems)
     assert done.done >= rounds
 
