@@ -103,6 +103,12 @@ def status_of(name: str, folder: int | None) -> os.stat_result | None:
         return None
 
 
+def _shown(name: str, lower: int | None) -> os.stat_result | None:
+    """status_of a name in a folder of LOWER, which may have been the UPPER of another overlay."""
+    status = status_of(name, lower)
+    return None if status and is_whiteout(status) else status
+
+
 def open_if_there(root: int, path: str, flags: int, links: bool = False) -> int | None:
     """open_in_root, or None where there is none or something else is on the way to it."""
     try:
@@ -197,7 +203,7 @@ class Layers:
                 yield change
         if folder.hidden and lower is not None:
             for name in first or sorted(os.listdir(at(lower))):
-                below = status_of(name, lower)
+                below = _shown(name, lower)
                 if below and status_of(name, upper) is None:
                     path = f"/{_join(folder.path, name)}"
                     yield Change(path, "deleted", kind_of(below), shown=False)
@@ -224,7 +230,7 @@ class Layers:
         self, folder: _Folder, name: str, here: os.stat_result, upper: int, lower: int | None
     ) -> Change:
         """What UPPER's file, which is no folder, does to LOWER's."""
-        below = status_of(name, lower)
+        below = _shown(name, lower)
         path = f"/{_join(folder.path, name)}"
         if is_whiteout(here):
             note = "" if below else "LOWER has none any more"
