@@ -93,6 +93,16 @@ def attribute(file: int | str, name: str) -> bytes | None:
         raise
 
 
+def attribute_names(path: str) -> list[str]:
+    """The names of a file's extended attributes; no link is followed."""
+    try:
+        return os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return []
+        raise
+
+
 def status_of(name: str, folder: int | None) -> os.stat_result | None:
     """lstat(2) of a name in an open folder, None where there is none of either."""
     if folder is None:
@@ -241,7 +251,7 @@ class Layers:
         change.shown = change.shown and not folder.hidden
         if change.kind == "file":
             change.size = here.st_size
-            if attribute(f"{at(upper)}/{name}", METACOPY) is not None:
+            if METACOPY in attribute_names(f"{at(upper)}/{name}"):
                 return self._attributes_only(folder, name, upper, change)
         if below is None:
             return change
@@ -275,7 +285,7 @@ def _owner(status: os.stat_result) -> tuple[int, int, int]:
 
 def _attributes(folder: str, name: str) -> dict[str, bytes | None]:
     """A file's extended attributes, but for those that are the overlay's."""
-    names = os.listxattr(f"{folder}/{name}", follow_symlinks=False)
+    names = attribute_names(f"{folder}/{name}")
     return {key: attribute(f"{folder}/{name}", key) for key in names if not key.startswith(OWN)}
 
 
