@@ -93,6 +93,16 @@ def attribute(file: int | str, name: str) -> bytes | None:
         raise
 
 
+def attribute_names(path: str) -> list[str]:
+    """The names of a file's extended attributes; no link is followed."""
+    try:
+        return os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return []
+        raise
+
+
 def status_of(name: str, folder: int | None) -> os.stat_result | None:
     """lstat(2) of a name in an open folder, None where there is none of either."""
     if folder is None:
@@ -101,6 +111,12 @@ def status_of(name: str, folder: int | None) -> os.stat_result | None:
         return os.lstat(name, dir_fd=folder)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _shown(name: str, lower: int | None) -> os.stat_result | None:
+    """status_of a name in a folder of LOWER, which may have been the UPPER of another overlay."""
+    status = status_of(name, lower)
+    return None if status and is_whiteout(status) else status
 
 
 def open_if_there(root: int, path: str, flags: int, links: bool = False) -> int | None:
@@ -197,7 +213,7 @@ class Layers:
                 yield change
         if folder.hidden and lower is not None:
             for name in first or sorted(os.listdir(at(lower))):
-                below = status_of(name, lower)
+                below = _shown(name, lower)
                 if below and status_of(name, upper) is None:
                     path = f"/{_join(folder.path, name)}"
                     yield Change(path, "deleted", kind_of(below), shown=False)
@@ -224,7 +240,7 @@ class Layers:
         self, folder: _Folder, name: str, here: os.stat_result, upper: int, lower: int | None
     ) -> Change:
         """What UPPER's file, which is no folder, does to LOWER's."""
-        below = status_of(name, lower)
+        below = _shown(name, lower)
         path = f"/{_join(folder.path, name)}"
         if is_whiteout(here):
             note = "" if below else "LOWER has none any more"
@@ -235,7 +251,7 @@ class Layers:
         change.shown = change.shown and not folder.hidden
         if change.kind == "file":
             change.size = here.st_size
-            if attribute(f"{at(upper)}/{name}", METACOPY) is not None:
+            if METACOPY in attribute_names(f"{at(upper)}/{name}"):
                 return self._attributes_only(folder, name, upper, change)
         if below is None:
             return change
@@ -269,7 +285,7 @@ def _owner(status: os.stat_result) -> tuple[int, int, int]:
 
 def _attributes(folder: str, name: str) -> dict[str, bytes | None]:
     """A file's extended attributes, but for those that are the overlay's."""
-    names = os.listxattr(f"{folder}/{name}", follow_symlinks=False)
+    names = attribute_names(f"{folder}/{name}")
     return {key: attribute(f"{folder}/{name}", key) for key in names if not key.startswith(OWN)}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from overlay_boot.diff import quoted, size_of
+from overlay_boot.layers import Layers
+from overlay_boot.linux import birth_time
 
 from .conftest import BIN, needs_root, run
 
@@ -153,3 +157,38 @@ def test_a_record_of_an_older_version(tmp_path: Path, lower: Path) -> None:
         assert run("overlay-diff", "big").stdout == wanted and "/.reaper" in wanted
     finally:
         assert run("overlay-stop", "big").returncode == 0
+
+
+@needs_root
+def test_what_goes_away_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subhost that runs removes a file and a folder that have been seen already: no reason to fail,
+    and the rest is shown."""
+    for name in ("root/a", "lower/a", "root/b", "root/c"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("lower/a/1", "lower/a/2", "root/a/1", "root/a/2", "root/b/x", "root/c/x"):
+        (tmp_path / name).write_text(name)
+
+    def remove_first(name: str, folder: int) -> int:
+        if name == "1":
+            (tmp_path / "root/a/1").unlink()
+            shutil.rmtree(tmp_path / "root/b")
+        return birth_time(name, folder)
+
+    monkeypatch.setattr("overlay_boot.layers.birth_time", remove_first)
+    with Layers(str(tmp_path / "root"), str(tmp_path / "lower")) as layers:
+        found = [change.path for change in layers.changes([])]
+        assert (found, layers.problems) == (["/a/2", "/c", "/c/x"], [])
+
+
+@needs_root
+def test_a_whiteout_in_lower_is_nothing(tmp_path: Path) -> None:
+    """LOWER may have been an UPPER itself, and what it has deleted does not show."""
+    conf = subhost(tmp_path)
+    for name in ("a", "b"):
+        os.mknod(tmp_path / "lower" / name, stat.S_IFCHR, os.makedev(0, 0))
+    (tmp_path / "root/a").touch()
+    os.mkdir(tmp_path / "root/new")
+    assert run("overlay-diff", conf).stdout.splitlines()[:2] == [
+        "added          0  /a",
+        "added          -  /new/",
+    ]
