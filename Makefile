@@ -20,7 +20,7 @@ install = SUDO="$(SUDO)" tools/setup packages $(1)
 # The spec and its reports in build/spec. Where make is ended by a signal, so is the run.
 RUN = setpriv --pdeathsig TERM $(BIN)/python -m spec run --reports build/spec -n $(WORKERS)
 
-.PHONY: help setup demo lint test-setup test spec mutants torture conformance man bench stage deb deb-check vm-setup vm-test vm-selftest bench-vm box clean
+.PHONY: help setup demo lint test-setup test spec mutants torture lives conformance man bench stage deb deb-check vm-setup vm-test vm-selftest bench-vm box clean
 
 help: ## this list
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -36,10 +36,13 @@ demo: setup ## boot two real subhosts, enter them, stop them
 	@$(call install,demo)
 	SUDO="$(SUDO)" examples/demo
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, mypy and gcc's analyzer
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	for name in reaper helper; do
+	    gcc -std=c11 -O2 -Wall -Wextra -Werror -fanalyzer -c "overlay_boot/$$name.c" -o /dev/null
+	done
 
 test-setup: setup
 	@$(call install,test)
@@ -59,6 +62,10 @@ mutants: test-setup vm-setup ## does the spec notice deliberate faults?
 # ARGS="--points 0" for all that there are, ARGS="--case ..." for one as it is printed.
 torture: test-setup ## each system call of a boot and an end, killed or failed
 	@$(SUDO) $(BIN)/python -m tests.torture $(or $(ARGS),--page docs/reliability.md)
+
+# ARGS="--only lives --steps 200" or ARGS="--part 0.1" for less of it.
+lives: test-setup ## random lives of subhosts, and races, half an hour
+	@$(SUDO) $(BIN)/python -m tests.lives $(or $(ARGS),--page docs/reliability.md)
 
 conformance: setup ## docs/conformance.md of the results in build/spec
 	@$(BIN)/python -m spec conformance $(filter-out %-part.json,$(sort $(wildcard build/spec/*.json))) > docs/conformance.new

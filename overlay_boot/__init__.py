@@ -10,6 +10,7 @@ Modules import only what a boot needs on its way: start-up time is part of the p
 
 import os
 
+__version__ = "2.0.0"
 _HERE = os.path.dirname(os.path.abspath(__file__))
 REAPER = os.path.join(
     _HERE, "reaper"

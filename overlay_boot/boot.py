@@ -65,6 +65,7 @@ def boot(conf: ConfigFile, waiter: Waiter) -> Boot:
             subhost = conf.resolve(conf.run(waiter), named)
         else:
             run(booting.name_steps(subhost.name), done)
+        booting.warnings = conf.foreseen
         booting.prepare(subhost)
         run(booting.own_steps(), done)
         booting.finish()
@@ -94,6 +95,7 @@ class Boot:
     def __init__(self, waiter: Waiter) -> None:
         self.waiter = waiter
         self.keeper = 0
+        self.warnings: list[str] = []
         self.failure = ""  # what the builder says it failed of
 
     # --- overlay-boot itself
@@ -140,6 +142,8 @@ class Boot:
             check_host(self.subhost)
         self.log = Log(self.subhost.log)
         self.log.say(f"{self.subhost.name}: booting {self.subhost.conf}")
+        for warning in self.warnings:
+            self.log.say(warning)
         self.log_start = os.fstat(self.log.fd).st_size
 
     def _hold(self) -> None:

@@ -135,6 +135,8 @@ def warnings(subhost: Subhost) -> Iterator[tuple[str, str]]:
         where = ", ".join(unseen[:MANY] + more)
         what = f"the subhost does not see what the main host has mounted on {where}"
         yield "LOWER", f"LOWER: {what}: SHARE what it needs of that"
+    if newer := _newer_packages(subhost):
+        yield "LOWER", f"LOWER: {newer}"
     hooks = [subhost.init, subhost.postmount, subhost.premount]
     if any(isinstance(hook, Pending) or not hook.ours for hook in hooks):
         return  # whatever these do with START, or put into the root
@@ -258,6 +260,23 @@ def _is_opaque(folder: str) -> bool:
         return os.getxattr(folder, "trusted.overlay.opaque") == b"y"
     except OSError:
         return False
+
+
+def _newer_packages(subhost: Subhost) -> str:
+    """What is to be said where LOWER's packages have changed since the subhost's own dpkg wrote down
+    what is installed; empty where all is well."""
+    try:
+        own, lower = (
+            os.lstat(f"{layer}/var/lib/dpkg/status") for layer in (subhost.upper, subhost.lower)
+        )
+    except OSError:
+        return ""  # one of the two has no dpkg; where they are one, it is as old as itself
+    if not stat.S_ISREG(own.st_mode) or own.st_mtime_ns >= lower.st_mtime_ns:
+        return ""
+    return (
+        f"the packages of LOWER {subhost.lower} have changed since {subhost.name}'s own dpkg last "
+        f"ran: see what that means with overlay-diff {subhost.name}"
+    )
 
 
 def _folder_problem(path: str) -> str:

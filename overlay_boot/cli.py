@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from overlay_boot import ConfigError, OverlayBootError, explain, signals
+from overlay_boot import ConfigError, OverlayBootError, __version__, explain, signals
 from overlay_boot.commands import close_others_on_exec
 
 TYPE_CHECKING = False
@@ -21,64 +21,76 @@ if TYPE_CHECKING:
     from overlay_boot.config import ConfigFile
     from overlay_boot.waiting import Waiter
 
+    Command = tuple[Callable[[list[str]], int], str]
+
 STATUSES = "Exit status: 0 done, 1 failed, 2 usage or configuration, 3 not running"
 
 BOOT = f"""\
 Usage: overlay-boot [--wait | --foreground | --check] CONF
-Start the subhost that the configuration file CONF describes; see overlay-boot(8).
+Start the subhost that the configuration file CONF describes;
+see overlay-boot(8).
 
-  --wait        return when its services have been started, not as soon as it runs
+  --wait        return when its services have been started, not when it runs
   --foreground  stay until the subhost ends; SIGINT, SIGTERM and SIGHUP stop it
-  --check       print the resolved configuration and the steps of a boot, do nothing
+  --check       print the resolved configuration and the steps, do nothing
   --help        print this
+  --version     print the version
 
 {STATUSES}"""
 
 STOP = f"""\
 Usage: overlay-stop [--timeout SECONDS] NAME|CONF
-Stop a subhost: its services in reverse order, then whatever is left; see overlay-stop(8).
+Stop a subhost: its services in reverse order, then whatever is left;
+see overlay-stop(8).
 
-  --timeout SECONDS  for each service's stop script (default 90); then what is left has
-                     10 seconds, or these if fewer, to end after SIGTERM
+  --timeout SECONDS  for each service's stop script (default 90); then what is
+                     left has 10 seconds, or these if fewer, after SIGTERM
   --help             print this
+  --version          print the version
 
 {STATUSES}"""
 
 GO = f"""\
 Usage: overlay-go [NAME|CONF [COMMAND [ARGUMENT...]]]
-Open root's shell in a running subhost, or run COMMAND there; see overlay-go(8).
-Without a name, list the subhosts that run.
+Open root's shell in a running subhost, or run COMMAND there;
+without a name, list the subhosts that run. See overlay-go(8).
 
-  --help  print this
+  --help     print this
+  --version  print the version
 
 {STATUSES};
 with COMMAND, the command's own"""
 
 LIST = f"""\
 Usage: overlay-list [--json]
-List the subhosts that run: name, pid 1, since when, root, cables, configuration.
+List the subhosts that run: name, pid 1, since when, root, cables,
+configuration; see overlay-list(8).
 
-  --json  print an array of objects with the keys name, pid, since, root, cables, configuration
-  --help  print this
+  --json     print an array of objects with the keys name, pid, since, root,
+             cables, configuration
+  --help     print this
+  --version  print the version
 
 {STATUSES}"""
-
 
 SHARE = f"""\
 Usage: overlay-share [--remove] PATH NAME|CONF
 Bind a folder or file of the main host onto the same path of a running subhost;
 see overlay-share(8).
 
-  --remove  undo that
-  --help    print this
+  --remove   undo that
+  --help     print this
+  --version  print the version
 
 {STATUSES}"""
 
 DISKFILE = f"""\
 Usage: overlay-diskfile MOUNTPOINT/[PATH] [DISKFILE [PARTITION]]
-Mount a disk image for a "!" value of a configuration, and print the path; see overlay-diskfile(8).
+Mount a disk image for a "!" value of a configuration, and print the path;
+see overlay-diskfile(8).
 
-  --help  print this
+  --help     print this
+  --version  print the version
 
 {STATUSES}"""
 
@@ -89,19 +101,24 @@ class UsageError(ConfigError):
     """A command line that the command does not take."""
 
 
-def main(name: str) -> int:
-    """Run the command of that name and turn what it raises into one line and an exit status."""
+def main(name: str, command: Command | None = None) -> int:
+    """Run a command, of ours or given; what it raises becomes one line and an exit status."""
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
         except OSError:  # closed: no file of ours may come to have its number
             os.open("/dev/null", os.O_RDWR)
     close_others_on_exec()
-    run, usage = COMMANDS[name]
+    run, usage = command or COMMANDS[name]
     arguments = sys.argv[1:]
     try:
+        if name != "overlay-boot":  # which takes signals where it waits
+            signals.take_interrupts()
         if arguments[:1] in (["--help"], ["-h"]):
             out(usage)
+            return 0
+        if arguments[:1] == ["--version"]:
+            out(f"{name} {__version__}")
             return 0
         return run(arguments)
     except UsageError as error:
@@ -150,8 +167,7 @@ def split(arguments: list[str], *known: str) -> tuple[list[str], list[str]]:
 def need_root(name: str, arguments: list[str]) -> None:
     """Raise unless this is root."""
     if os.geteuid() != 0:
-        again = " ".join([name, *arguments])
-        raise OverlayBootError(f"only root can do this: try sudo {again}")
+        raise OverlayBootError(f"only root can do this: try sudo {' '.join([name, *arguments])}")
 
 
 def _boot(arguments: list[str]) -> int:
@@ -208,7 +224,7 @@ def _stay(booted: Boot, waiter: Waiter, flags: list[str]) -> int:
         if flags != ["--foreground"]:
             error.args = (f"interrupted while it waited; {name} runs on",)
             raise
-        return _stop_running(name)
+        return _stop_running(name) if booted.record.alive() else 0
     return 1 if failed else 0
 
 
@@ -329,8 +345,7 @@ def _share(arguments: list[str]) -> int:
     from overlay_boot.running import find
     from overlay_boot.share import share, unshare
 
-    do = unshare if flags else share
-    do(find(words[1]), words[0])
+    (unshare if flags else share)(find(words[1]), words[0])
     return 0
 
 
@@ -346,10 +361,9 @@ def _diskfile(arguments: list[str]) -> int:
 
 def _variable(name: str) -> str:
     """A variable of the configuration whose hook this is."""
-    try:
-        return os.environ[name]
-    except KeyError:
-        raise OverlayBootError(f"{name} is not set: only overlay-boot runs this") from None
+    if name not in os.environ:
+        raise OverlayBootError(f"{name} is not set: only overlay-boot runs this")
+    return os.environ[name]
 
 
 def _premount(arguments: list[str]) -> int:
@@ -385,7 +399,7 @@ def _init(arguments: list[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+COMMANDS: dict[str, Command] = {
     "overlay-boot": (_boot, BOOT),
     "overlay-stop": (_stop, STOP),
     "overlay-go": (_go, GO),

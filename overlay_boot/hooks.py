@@ -32,6 +32,15 @@ LINKS = {
     "stdout": "/proc/self/fd/1",
     "stderr": "/proc/self/fd/2",
 }
+POLICY = """\
+#!/bin/sh
+# Made by overlay-boot; yours to change. See "What the default hooks do" in overlay-boot(8).
+# Without a runlevel invoke-rc.d(8) does not know whether an init script is enabled. It asks in
+# parentheses then: yes for one that is enabled in any runlevel.
+while [ "${1#-}" != "$1" ]; do shift; done
+case $2 in "("*) ls /etc/rc[2-5S].d/S[0-9][0-9]"$1" > /dev/null 2>&1 || exit 101 ;; esac
+exit 104
+"""
 
 
 def premount(upper: str, lower: str, name: str, cables: list[Cable], made: Made) -> None:
@@ -72,8 +81,8 @@ def _hosts(lower: str, name: str) -> bytes:
 
 
 def postmount(live: str, ram_size: str, made: Made) -> None:
-    """Set up /dev, /sys, /run and /.reaper below LIVE, in the subhost's mount and network
-    namespaces. ram_size is tmpfs's size of /run, or "none" to leave /run alone."""
+    """Set up /dev, /sys, /run, policy-rc.d and /.reaper below LIVE, in the subhost's mount and
+    network namespaces. ram_size is tmpfs's size of /run, or "none" to leave /run alone."""
     umask = os.umask(0)
     with Tree(live, made) as tree:
         tree.mount("dev", "tmpfs", MS_NOEXEC, "size=1M,mode=755")
@@ -91,6 +100,8 @@ def postmount(live: str, ram_size: str, made: Made) -> None:
             run = tree.open("run")
             os.mkdir("lock", 0o1777, dir_fd=run)
             os.close(run)
+        if tree.has("usr/sbin/invoke-rc.d") and not tree.has("usr/sbin/policy-rc.d"):
+            tree.write("usr/sbin/policy-rc.d", POLICY.encode(), 0o755)
         tree.install_reaper()
     os.umask(umask)
 

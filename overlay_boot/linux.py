@@ -41,6 +41,8 @@ _RESOLVE_IN_ROOT = 0x10
 _SYS_OPENAT2 = 437  # the one call here that glibc does not have
 _AT_FDCWD = -100
 _AT_RECURSIVE = 0x8000
+_AT_SYMLINK_NOFOLLOW = 0x100
+_STATX_BTIME = 0x800
 _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 0x04
 _MOVE_MOUNT_T_EMPTY_PATH = 0x40
@@ -88,9 +90,10 @@ def detach(target: str) -> None:
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH), "umount2", target)
 
 
-def open_tree(path: str) -> int:
-    """open_tree(2) OPEN_TREE_CLONE: a detached copy of the mounts at path."""
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_RECURSIVE
+def open_tree(path: str, recursive: bool = True) -> int:
+    """open_tree(2) OPEN_TREE_CLONE: a detached copy of the mounts at path, or of the one that path
+    is on alone."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
     result = _libc.open_tree(_AT_FDCWD, os.fsencode(path), ctypes.c_uint(flags))
     return _check(result, "open_tree", path)
 
@@ -99,6 +102,26 @@ def move_mount(tree: int, target: int) -> None:
     """move_mount(2): attach a detached tree of mounts to an open directory or file."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
     _check(_libc.move_mount(tree, b"", target, b"", ctypes.c_uint(flags)), "move_mount")
+
+
+class _Statx(ctypes.Structure):  # the fields that are read, and what is between them
+    _fields_ = [
+        ("mask", ctypes.c_uint32),
+        ("to_80", ctypes.c_uint32 * 19),
+        ("seconds", ctypes.c_int64),
+        ("nanoseconds", ctypes.c_uint32),
+        ("to_256", ctypes.c_uint32 * 41),
+    ]
+
+
+def birth_time(name: str, folder: int) -> int:
+    """When a file in an open folder was made, in nanoseconds since 1970; 0 where its file system
+    does not tell (statx(2)). No link is followed."""
+    found = _Statx()
+    path, flags = os.fsencode(name), _AT_SYMLINK_NOFOLLOW
+    _check(_libc.statx(folder, path, flags, _STATX_BTIME, ctypes.byref(found)), "statx", name)
+    known = found.mask & _STATX_BTIME
+    return found.seconds * 10**9 + found.nanoseconds if known else 0
 
 
 def pivot_root(new_root: str, put_old: str) -> None:

@@ -93,6 +93,8 @@ class Record:
         """When it was booted, in seconds since 1970."""
         self.start: list[str] = []
         self.cables: list[Link] = []
+        self.upper = ""
+        self.lower = ""
         self.holds: list[str] = []
         """UPPER and WORK, by device and inode."""
         self.ifdown = False
@@ -109,6 +111,7 @@ class Record:
         self.root_kind = subhost.root_kind
         self.since = since
         self.start = subhost.start
+        self.upper, self.lower = subhost.upper, subhost.lower
         self.ifdown = any(not cable.bridge for cable in subhost.cables)
         self.holds = [identity(subhost.upper)]
         if self.root_kind == "overlay":
@@ -119,6 +122,8 @@ class Record:
         items = {
             "name": self.name,
             "holds": " ".join(self.holds),
+            "upper": self.upper,
+            "lower": self.lower,
             "conf": self.conf,
             "log": self.log,
             "root_kind": self.root_kind,
@@ -165,6 +170,7 @@ class Record:
                 self.keeper = int(items["keeper"])
             self.holds = items.get("holds", "").split()
             self.cgroup = items.get("cgroup", "")
+            self.upper, self.lower = items.get("upper", ""), items.get("lower", "")
         except (ValueError, KeyError) as error:
             raise NotARecord(f"{self.path} is not a record of a subhost: remove it") from error
         self.pid, self.started = pid, started

@@ -11,9 +11,11 @@ from overlay_boot.check import name_problem
 from overlay_boot.records import (
     FOLDER,
     NETNS,
+    NotARecord,
     Record,
     identity,
     look_up,
+    lost,
     read_link,
     records,
     running,
@@ -68,11 +70,12 @@ def claim(name: str, waiter: Waiter) -> Record:
             alive, pid = found.alive(), found.pid
             found.close()
         if alive or not pid or deadline.passed:
-            what = "is running" if pid else "is being started"
-            raise OverlayBootError(
-                f"{name} {what} already: stop it first with overlay-stop {name}"
-            )
+            raise _already(name, "is running" if pid else "is being started")
         waiter.wait(seconds=0.005)  # its keeper is clearing up
+
+
+def _already(name: str, what: str) -> OverlayBootError:
+    return OverlayBootError(f"{name} {what} already: stop it first with overlay-stop {name}")
 
 
 def hold(record: Record, waiter: Waiter) -> None:
@@ -105,6 +108,8 @@ def _free_netns(name: str) -> None:
     if ours and (not os.path.exists(path) or identity(path) == identity("/proc/self/ns/net")):
         os.unlink(path)
         return
+    if any(record.name == name and record.alive() for record in lost()):
+        raise _already(name, "is running")
     raise OverlayBootError(
         f"{path} is there already, as another network namespace: "
         "choose another NAME, or remove it with ip netns delete"
@@ -150,12 +155,19 @@ def find(name_or_conf: str, waiter: Waiter | None = None) -> Record:
 
 
 def _find(name_or_conf: str) -> Record | None:
-    if not name_problem(name_or_conf) and (record := look_up(name_or_conf)):
-        return record
+    in_the_way: NotARecord | None = None
+    if not name_problem(name_or_conf):
+        try:
+            if record := look_up(name_or_conf):
+                return record
+        except NotARecord as error:
+            in_the_way = error
     conf = os.path.realpath(name_or_conf)
     for record in running():
         if record.name == name_or_conf or os.path.realpath(record.conf) == conf:
             return record
+    if in_the_way:
+        raise in_the_way
     if not os.path.isfile(name_or_conf):
         return None
     # One that has crashed, or is being started, says nothing of its configuration.

@@ -5,7 +5,11 @@ long to import as all mounts of a boot, for the sake of its enumerations.
 from __future__ import annotations
 
 import os
-from _signal import pidfd_send_signal  # type: ignore[import-not-found]
+from _signal import (  # type: ignore[import-not-found]
+    SIG_UNBLOCK,
+    pidfd_send_signal,
+    pthread_sigmask,
+)
 
 SIGHUP = 1
 SIGINT = 2
@@ -25,6 +29,11 @@ def kill_process(pidfd: int, number: int) -> None:
         pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
         pass
+
+
+def take_interrupts() -> None:
+    """From now on SIGINT is KeyboardInterrupt, also one that came while the command was loaded."""
+    pthread_sigmask(SIG_UNBLOCK, (SIGINT,))
 
 
 def read_signal(fd: int) -> int:

@@ -129,7 +129,7 @@ class Stop:
         self.problems.append(message)
         self._say(message)
 
-    def _ended(self, process: int, seconds: float) -> bool:
+    def _ended(self, process: int, seconds: float | None) -> bool:
         return self.waiter.ended(process, seconds)
 
     def _end_start(self) -> list[str]:
@@ -184,12 +184,25 @@ class Stop:
             self._say(f"no process can be started inside: {explain(error)}")
             return None
 
-    def _terminate(self, process: int) -> None:
-        """SIGTERM to every process; those that do not end within the grace period are named."""
+    def _tell_to_end(self) -> bool:
+        """SIGTERM to every process; whether all that pid 1 starts by itself was there to be told."""
+        reaps = name_of(self.record.pid) == ".reaper"
         if messenger := self._inside("--terminate"):
             messenger.status_within(2)
+        # For a moment it has that name before it has started dummy_service, and then not.
+        return reaps and name_of(self.record.pid) == ".reaper"
+
+    def _terminate(self, process: int) -> None:
+        """SIGTERM to every process; those that do not end within the grace period are named."""
         grace = min(GRACE, self.timeout)
-        if self._ended(process, grace):
+        all_told = self._tell_to_end()
+        deadline = Deadline(grace)
+        while not self._ended(process, deadline.left if all_told else 0.02):
+            if deadline.passed:
+                break
+            if not all_told and name_of(self.record.pid) == ".reaper":
+                all_told = self._tell_to_end()
+        else:
             return
         left = [name_of(pid) for pid in _processes(self.record.pid)]
         more = f" and {len(left) - NAMES} more" if len(left) > NAMES else ""

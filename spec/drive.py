@@ -37,6 +37,9 @@ class Driver:
         self.status = None
         self.pid, self.terminal = pty.fork()
         if self.pid == 0:
+            # As at a login, also where this runs as a job in the background of a script.
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+                signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
             os.execvp(command[0], command)
         self.resize(24, 80)

@@ -9,7 +9,9 @@ from pathlib import Path
 from spec.clauses import PageError
 from spec.targets import Target, TargetError, Virtual
 
-COMMANDS = tuple(f"overlay-{end}" for end in ("boot", "diskfile", "go", "list", "share", "stop"))
+COMMANDS = tuple(
+    f"overlay-{end}" for end in ("boot", "diff", "diskfile", "go", "list", "share", "stop")
+)
 BIN = "/opt/implementation"  # where a package's commands are linked on the target
 GIVEN = "/opt/package"
 

@@ -203,17 +203,20 @@ def test_cables_go_though_the_namespace_is_held(subhost: Subhost, how: str) -> N
 
 
 @clause("files-records-lost")
+@pytest.mark.parametrize("left", ["", "touch", "mkfifo", "mkdir"])
 @pytest.mark.parametrize("command", ["stop", "go", "list"])
-def test_a_record_that_was_removed_by_hand(subhost: Subhost, command: str) -> None:
-    """The subhost is listed, entered and stopped all the same."""
+def test_a_record_that_was_removed_by_hand(subhost: Subhost, command: str, left: str) -> None:
+    """The subhost is listed, entered and stopped all the same, whatever has the record's place."""
     subhost.boot("CABLES= =")
     pid = subhost.pid1()
-    subhost.run(f"rm /run/overlay-boot/{subhost.name}")
+    record = f"/run/overlay-boot/{subhost.name}"
+    subhost.run(f"rm {record}; {left or ':'} {record}")
     if command == "go":
         assert subhost.inside("echo in") == "in\n"
     if command == "list":
         assert f"{subhost.name} " in subhost.run("overlay-list").out
     done = subhost.run(f"overlay-stop {subhost.name}")
+    subhost.run(f"rm -d {record}")
     assert done.status == 0 and subhost.gone(pid), done
 
 

@@ -319,3 +319,34 @@ def test_the_reaper_is_a_static_program_put_in_place_once(subhost: Subhost) -> N
     subhost.stop()
     subhost.boot()
     assert subhost.target.run(stamp).out == before != ""
+
+
+#: An init script, enabled or not, and no policy-rc.d, whatever LOWER has.
+INIT_SCRIPT = """
+mkdir -p root/etc/init.d root/etc/rc2.d root/usr/sbin
+printf '#!/bin/sh\\necho "$1" >> /told\\n' > root/etc/init.d/own
+chmod +x root/etc/init.d/own
+ln -s ../init.d/own root/etc/rc2.d/{link}own
+[ -e root/usr/sbin/policy-rc.d ] || mknod root/usr/sbin/policy-rc.d c 0 0
+"""
+
+
+@clause("policy-rc", "policy-rc-disabled")
+@pytest.mark.parametrize(("link", "told"), [("S01", "restart\nstart\n"), ("K01", "")])
+def test_package_upgrades_restart_what_is_enabled(subhost: Subhost, link: str, told: str) -> None:
+    """As maintainer scripts do it, by invoke-rc.d; what update-rc.d has disabled stays down."""
+    subhost.prepare(f"cd {subhost.folder}; {INIT_SCRIPT.format(link=link)}")
+    subhost.boot("LOWER= /")
+    subhost.inside("touch /told; invoke-rc.d own restart; invoke-rc.d --quiet own start")
+    assert subhost.inside("cat /told") == told
+
+
+@clause("policy-rc-kept")
+def test_a_policy_of_ones_own_is_kept(subhost: Subhost) -> None:
+    """One that forbids everything still does, at the second boot too."""
+    text = "#!/bin/sh\nexit 101\n"
+    subhost.put("root/usr/sbin/policy-rc.d", text)
+    for _ in range(2):
+        subhost.boot("LOWER= /")
+        assert subhost.inside("cat /usr/sbin/policy-rc.d") == text
+        subhost.run(f"overlay-stop {subhost.name}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from spec.clauses import clause
@@ -186,6 +188,14 @@ def test_help(subhost: Subhost, command: str) -> None:
     ), done
 
 
+@clause("version")
+@pytest.mark.parametrize("command", ["boot", "go", "stop", "list", "share", "diskfile"])
+def test_version(subhost: Subhost, command: str) -> None:
+    """Every command tells which version it is of."""
+    done = subhost.run(f"overlay-{command} --version")
+    assert done.status == 0 and re.fullmatch(rf"overlay-{command} \d+(\.\d+)+\n", done.out), done
+
+
 @clause("see-also")
 def test_the_commands_come_together(subhost: Subhost) -> None:
     """overlay-go and overlay-stop are there where overlay-boot is."""
@@ -202,3 +212,25 @@ def test_records_are_roots(subhost: Subhost) -> None:
     for path, mode in (("/run/overlay-boot", 0o700), (f"/run/overlay-boot/{subhost.name}", 0o600)):
         file = subhost.host.file(path)
         assert (file.mode, file.user) == (mode, "root"), path
+
+
+@clause("stop-term")
+def test_what_pid_1_starts_after_sigterm_ends_by_it_too(subhost: Subhost) -> None:
+    """A stop while INIT's commands run: dummy_service, which is started then, holds nothing up."""
+    init = subhost.put("init", "#!/bin/sh\necho 'mkfifo /open; sleep 99'\nexec overlay-init\n")
+    subhost.write(f"INIT= {init}")
+    subhost.run(f"overlay-boot {subhost.conf} < /dev/null")
+    assert subhost.wait(f"[ -p {subhost.folder}/root/open ]")
+    done = subhost.stop()
+    assert done.status == 0 and "dummy" not in done.err, done
+
+
+@clause("boot-running", "files-records-lost")
+def test_one_without_a_record_is_not_booted_again(subhost: Subhost) -> None:
+    """Its record has been removed by hand: a boot says all the same that it runs already."""
+    subhost.boot()
+    pid = subhost.pid1()
+    subhost.run(f"rm /run/overlay-boot/{subhost.name}")
+    done = subhost.start()
+    assert done.status == 1 and "running" in done.err and "namespace" not in done.err, done
+    assert subhost.pid1() == pid

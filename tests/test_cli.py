@@ -5,6 +5,8 @@ import subprocess
 
 import pytest
 
+from overlay_boot.cli import COMMANDS
+
 from .conftest import BIN, Subhost, run
 
 
@@ -21,6 +23,9 @@ from .conftest import BIN, Subhost, run
         (["overlay-go", "no-such"], 3, "no-such is not running"),
         (["overlay-go", "--nonsense"], 2, "unknown option --nonsense"),
         (["overlay-list", "x"], 2, "expected no argument, not 'x'"),
+        (["overlay-diff"], 2, "expected a name or configuration file of a subhost"),
+        (["overlay-diff", "x", "--drop"], 2, "--drop takes a path in the subhost"),
+        (["overlay-diff", "no-such"], 3, "for one that is stopped give its configuration file"),
         (["overlay-share", "x"], 2, "expected a path, and the name or configuration file"),
         (["overlay-diskfile"], 2, "expected a path, and at most a disk image"),
         (["overlay-premount"], 2, "expected UPPER"),
@@ -95,3 +100,10 @@ def test_a_bridges_name_need_not_be_utf_8(subhost: Subhost) -> None:
     os.link(subhost.conf, odd)
     done = run("overlay-boot", os.fsdecode(odd), errors="surrogateescape")
     assert done.returncode == 2 and "NAME" in done.stderr and done.stderr.count("\n") == 1, done
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_a_terminal(name: str) -> None:
+    """Of 80 columns."""
+    _, usage = COMMANDS[name]
+    assert usage.startswith(f"Usage: {name}") and max(map(len, usage.split("\n"))) < 80

@@ -184,7 +184,8 @@ class QemuMachine(Machine):
         """Shut the guest down in an orderly way and boot from its disk."""
         if self._process is None:
             raise RequestError(f"{self.name}: only the process that started it can boot it again")
-        self.run("(sync; systemctl reboot || busybox reboot -f) >/dev/null 2>&1 &")
+        orderly = "if [ -d /run/systemd/system ]; then systemctl reboot; else shutdown -r now; fi"
+        self.run(f"(sync; {orderly} || busybox reboot -f) >/dev/null 2>&1 &")
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:

@@ -23,12 +23,13 @@ _overlay_boot_reply() {
 
 _overlay_boot() {
     local cur=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
-    local command=${COMP_WORDS[0]##*/} options=--help files='*.conf'
+    local command=${COMP_WORDS[0]##*/} options="--help --version" files='*.conf'
     case $command in
-        overlay-boot) options="--wait --foreground --check --help" ;;
-        overlay-stop) options="--timeout --help" ;;
-        overlay-list) options="--json --help" files= ;;
-        overlay-share) options="--remove --help" ;;
+        overlay-boot) options="--wait --foreground --check --help --version" ;;
+        overlay-stop) options="--timeout --help --version" ;;
+        overlay-list) options="--json --help --version" files= ;;
+        overlay-share) options="--remove --help --version" ;;
+        overlay-diff) options="--json --drop --help --version" ;;
         overlay-diskfile) files='*' ;;
     esac
     if [[ $cur == -* ]]; then
@@ -39,6 +40,14 @@ _overlay_boot() {
         overlay-boot | overlay-diskfile | overlay-list) _overlay_boot_reply '' "$files" ;;
         overlay-stop)
             [[ $previous == --timeout ]] || _overlay_boot_reply "$(_overlay_boot_names)" "$files"
+            ;;
+        overlay-diff)
+            if [[ $previous == --drop || $previous != -* && $COMP_CWORD -gt 1 ]] &&
+                [[ ${COMP_WORDS[COMP_CWORD - 2]} != --drop ]]; then
+                _overlay_boot_reply '' '*'
+            else
+                _overlay_boot_reply "$(_overlay_boot_names)" "$files"
+            fi
             ;;
         overlay-share)
             if ((COMP_CWORD == 1)) || [[ $previous == --remove ]]; then
@@ -58,4 +67,4 @@ _overlay_boot() {
 }
 
 complete -F _overlay_boot overlay-boot overlay-stop overlay-go overlay-list overlay-share \
-    overlay-diskfile
+    overlay-diskfile overlay-diff

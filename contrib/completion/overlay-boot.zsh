@@ -1,4 +1,4 @@
-#compdef overlay-boot overlay-stop overlay-go overlay-list overlay-share overlay-diskfile
+#compdef overlay-boot overlay-stop overlay-go overlay-list overlay-share overlay-diskfile overlay-diff
 # Completion of overlay-boot's commands for zsh.
 
 _overlay_boot_names() {
@@ -21,27 +21,32 @@ case $service in
       '(--wait --foreground --check)--wait[return when the services have been started]' \
       '(--wait --foreground --check)--foreground[stay until the subhost ends]' \
       '(--wait --foreground --check)--check[print what a boot would do]' \
-      '(- *)--help[print help]' \
+      '(- *)--help[print help]' '(- *)--version[print the version]' \
       '1:configuration:_overlay_boot_conf'
     ;;
   overlay-stop)
     _arguments : \
       '--timeout[grace before what does not end is killed]:seconds:' \
-      '(- *)--help[print help]' \
+      '(- *)--help[print help]' '(- *)--version[print the version]' \
       '1:subhost:_overlay_boot_either'
     ;;
   overlay-go)
-    _arguments : '(- *)--help[print help]' '1:subhost:_overlay_boot_either' '*::command:_normal'
+    _arguments : '(- *)--help[print help]' '(- *)--version[print the version]' '1:subhost:_overlay_boot_either' '*::command:_normal'
     ;;
   overlay-list)
-    _arguments : '--json[print an array of objects]' '(- *)--help[print help]'
+    _arguments : '--json[print an array of objects]' '(- *)--help[print help]' '(- *)--version[print the version]'
     ;;
   overlay-share)
-    _arguments : '--remove[undo it]' '(- *)--help[print help]' \
+    _arguments : '--remove[undo it]' '(- *)--help[print help]' '(- *)--version[print the version]' \
       '1:path of the main host:_files' '2:subhost:_overlay_boot_either'
     ;;
+  overlay-diff)
+    _arguments : '(--drop)--json[print one object]' '(- *)--help[print help]' \
+      '(--json)--drop[remove its own copy of a file]:path in the subhost:_files' \
+      '1:subhost:_overlay_boot_either' '2:path in the subhost:_files'
+    ;;
   overlay-diskfile)
-    _arguments : '(- *)--help[print help]' '1:mount point or path:_files' '2:disk image:_files' \
+    _arguments : '(- *)--help[print help]' '(- *)--version[print the version]' '1:mount point or path:_files' '2:disk image:_files' \
       '3:partition:'
     ;;
 esac

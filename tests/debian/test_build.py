@@ -12,15 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.debian.clone import tracked
+
 ROOT = Path(__file__).parent.parent.parent
 PT_INTERP, ET_DYN = 3, 3
+PROGRAMS = ("reaper", "helper")
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A copy of what setup.py needs."""
     for name in ("overlay_boot", "bin"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("reaper"))
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns(*PROGRAMS))
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy2(ROOT / name, tmp_path)
     return tmp_path
@@ -50,9 +53,6 @@ def headers(program: Path) -> tuple[int, set[int]]:
     (offset,) = struct.unpack_from("<Q", data, 32)
     size, count = struct.unpack_from("<HH", data, 54)
     return kind, {struct.unpack_from("<I", data, offset + size * n)[0] for n in range(count)}
-
-
-PROGRAMS = ("reaper", "helper")
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -102,10 +102,7 @@ def test_the_wheel_is_for_any_python_and_c_library(source: Path) -> None:
 
 def test_the_source_distribution_has_every_file(tmp_path: Path) -> None:
     """Its tests run from it: all that git knows is in it, but for what is only for git."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
-    if listed.returncode:
-        pytest.skip("not a clone, so what belongs to it is not known")
-    names = {name for name in listed.stdout.decode().split("\0") if (ROOT / name).is_file()}
+    names = tracked()
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, tmp_path / name)

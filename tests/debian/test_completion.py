@@ -12,7 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 BASH, ZSH = (ROOT / f"contrib/completion/overlay-boot.{shell}" for shell in ("bash", "zsh"))
-COMMANDS = [f"overlay-{word}" for word in ("boot", "stop", "go", "list", "share", "diskfile")]
+COMMANDS = [
+    f"overlay-{word}" for word in ("boot", "stop", "go", "list", "share", "diskfile", "diff")
+]
 ONE_LIST = "overlay-list() { printf 'NAME  PID\\nweb   7\\nmail  8\\n'; }"
 
 
@@ -59,6 +61,12 @@ def test_bash_offers_names_and_files(folder: Path) -> None:
     assert complete(folder, "overlay-stop", "w") == {"web"}
     assert complete(folder, "overlay-share", "o") == {"other"}
     assert complete(folder, "overlay-share", "other", "m") == {"mail"}
+    every = {"web", "mail", "some.conf", "sub/"}
+    assert complete(folder, "overlay-diff", "") == every
+    assert complete(folder, "overlay-diff", "--json", "") == every
+    assert complete(folder, "overlay-diff", "web", "o") == {"other"}
+    assert complete(folder, "overlay-diff", "--drop", "o") == {"other"}
+    assert complete(folder, "overlay-diff", "--drop", "/x", "") == every
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 
-import pytest
+import overlay_boot
+from tests.debian.clone import tracked
 
 ROOT = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -22,7 +22,7 @@ def test_one_version() -> None:
     heads = re.findall(r"(?m)^## (\S+)$", (ROOT / "CHANGELOG.md").read_text())
     packaged = re.match(r"\S+ \((\S+)-\d+\)", (ROOT / "debian/changelog").read_text())
     assert packaged
-    assert heads[0] == packaged[1] == PROJECT["version"]
+    assert heads[0] == packaged[1] == PROJECT["version"] == overlay_boot.__version__
 
 
 def test_one_licence() -> None:
@@ -37,14 +37,6 @@ def test_one_address() -> None:
     (maintainer,) = field("debian/control", "Maintainer")
     address = re.search(r"<(.*)>", maintainer)
     assert address
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
-    if listed.returncode:
-        pytest.skip("not a clone, so what belongs to it is not known")
-    files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
-    naming = {
-        str(file.relative_to(ROOT))
-        for file in files
-        if file.is_file() and address[1].encode() in file.read_bytes()
-    }
+    naming = {name for name in tracked() if address[1].encode() in (ROOT / name).read_bytes()}
     naming -= {"debian/changelog", "CONTRIBUTING.md"}
     assert naming == {"debian/control"}

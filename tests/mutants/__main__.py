@@ -100,7 +100,9 @@ def build(root: Path, fault: Fault) -> Path:
     fault.apply(root)
     if any(edit["file"].endswith(("setup.py", ".c", ".h")) for edit in fault.edits):
         command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", "built"]
-        subprocess.run(command, cwd=root, check=True, capture_output=True)
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise MutantError(f"{fault.name}: it does not build:\n{done.stderr}")
         for program in ("reaper", "helper"):
             (root / "built/overlay_boot" / program).replace(root / "overlay_boot" / program)
     here = fault.target == "here"

@@ -1,0 +1,102 @@
+"""The part of docs/reliability.md on random lives and races, from the results of `make lives`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+HEADING = "\n## Random lives and races\n"
+PART = (
+    HEADING
+    + """
+`make lives` writes this part of the page from its results.
+
+A random life is four subhosts (overlay, bind mount and plain root, with and without cables into one
+bridge, with services of which one ignores SIGTERM) and whatever happens to them, in an order that
+chance decides: boots, stops and commands inside, one or several at the same time; the loss of
+processes, records, names, cables and the bridge; another interface or namespace in the place of one that
+was lost; a LOG that becomes a link, a folder or a pipe; an edited configuration. After each step
+all of it is compared with what the man pages promise: which subhosts run, with which pid 1, name, cables,
+services and shares; what overlay-list says; every exit status and message; the bridge's address
+and MTU; and of those that do not run, that nothing is left. An order that surprises is cut down to the
+shortest that does, and printed as shell commands.
+
+A race is the same commands many times at once, or with a signal at a random moment. Here too nothing
+may be left, exactly one may win, and each status and message has to be true.
+
+| trial | how often | wrong | |
+|---|---:|---:|---|
+{rows}
+{done}
+Left out are the setting of the clock, and the loss of a running subhost's record together with
+its keeper or its name in /run/netns, since then nothing is left that tells of it.
+
+### Found and mended
+
+{found}
+
+### Known, and not mended
+
+{known}
+{wrong}"""
+)
+
+WHAT = {
+    "lives": ("random lives", "steps"),
+    "boots": ("20 boots of one configuration at once", "rounds"),
+    "cycles": ("start and stop with a cable into a bridge, a service and a share", "times"),
+    "signals": (
+        "SIGHUP, SIGINT, SIGTERM or SIGKILL at a random moment of a boot, a stop or a command inside",
+        "signals",
+    ),
+    "hammer": ("boot, stop, go, share and list on 10 subhosts by 8 callers", "commands"),
+}
+
+FOUND = [
+    "overlay-stop right after overlay-boot came before dummy_service was there: that got no SIGTERM,"
+    + " and the stop waited for ten seconds and ended with status 1.",
+    "A boot of a subhost whose record had been removed by hand took it for another network namespace, and "
+    + "advised to delete that.",
+    "Ctrl-C in the moment in which overlay-go, -stop, -list or -share is loaded printed a traceback.",
+]
+"""What the trials have found in this implementation; each has a test of its own."""
+
+KNOWN = [
+    "Where both the record of a running subhost and its name in /run/netns are removed by hand, a boot "
+    + "starts it a second time on the same UPPER, and overlay-stop then ends only one of the two.",
+    "SIGINT in the first moments of a command, before Python has read a line of it, prints Python's own "
+    + "traceback. Nothing has been done by then. Such signals are counted, not judged.",
+]
+"""What they have found, too."""
+
+
+def part(results: Mapping[str, Any]) -> str:
+    """The part, of what there are results of."""
+    rows, wrong = [], []
+    for name, (what, unit) in WHAT.items():
+        if found := results.get(name):
+            problems = found["problems"]
+            time = f"{found['seconds'] / 60:.0f} min"
+            rows.append(f"| {what} | {found['done']} {unit} | {len(problems)} | {time} |")
+            wrong += [f"- {what}: {text.splitlines()[0][:200]}" for text in problems]
+    seen = results.get("lives", {}).get("seen", {})
+    counts = ", ".join(f"{what} {count}" for what, count in sorted(seen.items()))
+    return PART.format(
+        rows="\n".join(rows),
+        done=f"\nThe steps of the random lives: {counts}.\n" if counts else "",
+        found="\n".join(f"- {text}" for text in FOUND),
+        known="\n".join(f"- {text}" for text in KNOWN),
+        wrong="\n### Wrong\n\n" + "\n".join(wrong) + "\n" if wrong else "",
+    )
+
+
+def write_part(page: Path, results: Mapping[str, Any]) -> None:
+    """Put the part into the page, in the place of an earlier one."""
+    page.write_text(page.read_text().partition(HEADING)[0] + part(results))
+
+
+def kept_part(page: Path) -> str:
+    """The part that a page has, for whoever writes the rest of it; empty if there is none."""
+    _, heading, text = page.read_text().partition(HEADING) if page.exists() else ("", "", "")
+    return heading + text
