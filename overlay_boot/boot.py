@@ -268,7 +268,8 @@ class Boot:
             log.seek(self.log_start)
             for line in log:
                 told = line.partition(b"overlay-boot: start of ")[2]
-                if service := told.partition(b" failed: ")[0]:
+                service, failed, _ = told.partition(b" failed: ")
+                if failed:
                     found[os.fsdecode(service)] = True
         return list(found)
 

@@ -303,7 +303,7 @@ def _overlay(subhost: Subhost) -> Iterator[tuple[str, str]]:
     mounts = {}
     for name, path in (("UPPER", upper), ("WORK", work)):
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        mounts[name] = _mount_of(fd)
+        mounts[name] = mount_of(fd)
         os.close(fd)
         if types.get(mounts[name]) == "overlay":
             yield (
@@ -317,7 +317,7 @@ def _overlay(subhost: Subhost) -> Iterator[tuple[str, str]]:
         yield "WORK", f"WORK: {work} is on another mount than UPPER {upper}: move it beside UPPER"
 
 
-def _mount_of(fd: int) -> int:
+def mount_of(fd: int) -> int:
     """The id of the mount that an open file is on (proc(5), fdinfo)."""
     with open(f"/proc/self/fdinfo/{fd}") as lines:
         return int(next(line for line in lines if line.startswith("mnt_id:")).split()[1])

@@ -10,6 +10,7 @@
 #include "common.h"
 
 #include <sys/stat.h>
+#include <sys/times.h>
 
 #define DUMMY_PIPE "/run/dummy_service"
 
@@ -80,6 +81,18 @@ static int reap_or_dummy(char **argv)
 
 /* ---- START's services, for the script of the default INIT */
 
+/* times(2) counts hundredths of a second (USER_HZ), and is smaller here than clock_gettime(2). */
+static char *seconds_since(unsigned begun, char text[24])
+{
+    const unsigned hundredths = (unsigned)times(NULL) - begun;
+    char digits[12];
+
+    strcpy(text, decimal(hundredths / 100, digits));
+    strcat(text, ".");
+    strcat(text, decimal(100 + hundredths % 100, digits) + 1); /* always two */
+    return strcat(text, " s");
+}
+
 static int exec_service(char *service, char *action)
 {
     char *by_name[] = {"service", service, action, NULL};
@@ -98,6 +111,7 @@ static int start(char **service)
     const struct timespec grace = {5, 0}, at_once = {0, 0};
     char digits[12], title[16];
     int begun = 0, status, told = 0;
+    unsigned begun_at;
     sigset_t term, wanted, none;
 
     sigemptyset(&none);
@@ -114,6 +128,7 @@ static int start(char **service)
         prctl(PR_SET_NAME, title);
         if (sigtimedwait(&term, NULL, &at_once) == SIGTERM)
             break;
+        begun_at = times(NULL);
         child = _Fork();
         if (child == 0) {
             setsid();
@@ -128,10 +143,13 @@ static int start(char **service)
             else if (got < 0 && errno == EAGAIN)
                 kill(-child, SIGKILL);
         }
-        if (status && !told) {
-            char line[300] = "overlay-boot: start of ";
-            strncat(line, *service, 200);
-            say(2, line, " failed: exit status ", decimal(status_of(status), digits));
+        if (!told) { /* log-services; overlay-boot --wait reads it */
+            char line[300] = "overlay-boot: start of ", how[40] = ": ", took[24];
+            strncat(line, *service, 150);
+            if (status)
+                strcat(strcat(strcpy(how, " failed: exit status "),
+                              decimal(status_of(status), digits)), ", after ");
+            say(2, line, how, seconds_since(begun_at, took));
         }
     }
     return 0;
@@ -145,9 +163,9 @@ static int start(char **service)
  * in it. */
 static int keep(char **argv)
 {
-    char text[32] = "", path[40];
+    char text[32] = "", path[40], digits[12];
     pid_t builder = number(argv[2]), pid = 0;
-    int netns;
+    int netns, status = 0;
 
     prctl(PR_SET_NAME, "overlay-keeper");
     await(builder);
@@ -158,7 +176,12 @@ static int keep(char **argv)
         dup2(netns, 5);
         close(netns);
     }
-    await(pid);
+    while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    if (pid) /* log-end */
+        say(2, "overlay-boot: the subhost has ended: ",
+            WIFSIGNALED(status) ? "pid 1 was killed by signal " : "pid 1 ended with exit status ",
+            decimal(WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), digits));
     argv[1] = "--clear";
     syscall(SYS_execveat, 4, "", argv, environ, AT_EMPTY_PATH);
     return complain("cannot clear up"); /* a record without a lock: overlay-stop goes on here */

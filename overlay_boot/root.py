@@ -10,9 +10,10 @@ import os
 import stat
 
 from overlay_boot import OverlayBootError, commands, explain, hooks
+from overlay_boot.check import mount_of
 from overlay_boot.linux import bind, detach, mount
 from overlay_boot.steps import Step
-from overlay_boot.tree import PASSED_ON, Made, Tree, at
+from overlay_boot.tree import PASSED_ON, Made, Tree, at, open_folder
 from overlay_boot.waiting import Waiter
 
 TYPE_CHECKING = False
@@ -79,6 +80,7 @@ class Root:
         """Mount UPPER over LOWER on LIVE. Overlayfs splits options at commas and layers at colons;
         a backslash keeps either (Documentation/filesystems/overlayfs.rst)."""
         subhost = self.subhost
+        self._hide_layers()
         self.made_in_work.note("work")  # the kernel makes it
         options = []
         layers = {"lower": subhost.lower, "upper": subhost.upper, "work": subhost.work}
@@ -92,6 +94,47 @@ class Root:
             raise OverlayBootError(
                 f"cannot mount the overlay on {subhost.live}: {explain(error)}: dmesg says why"
             ) from error
+
+    def _hide_layers(self) -> None:
+        """Where LOWER has UPPER and WORK in it, as / has, the kernel answers a look at these two in
+        the overlay with ELOOP. Opaque folders in UPPER take their places (overlayfs.rst)."""
+        lower = os.path.realpath(self.subhost.lower).rstrip("/") + "/"
+        root = open_folder(lower)
+        for layer in map(os.path.realpath, (self.subhost.upper, self.subhost.work)):
+            fd = open_folder(layer)
+            if layer.startswith(lower) and mount_of(fd) == mount_of(root):
+                self._hide(lower, layer.removeprefix(lower))
+            os.close(fd)
+        os.close(root)
+
+    def _hide(self, lower: str, path: str) -> None:
+        """An opaque folder at a path in UPPER, in folders that are like LOWER's."""
+        self.made.note(path)
+        here = open_folder(self.subhost.upper)
+        try:
+            for name in path.split("/"):
+                lower = os.path.join(lower, name)
+                try:
+                    os.mkdir(name, 0o700, dir_fd=here)
+                except FileExistsError:
+                    pass
+                else:
+                    status = os.stat(lower)
+                    os.chown(name, status.st_uid, status.st_gid, dir_fd=here)
+                    os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=here)
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                try:
+                    inner = os.open(name, flags, dir_fd=here)
+                except OSError:
+                    return  # the subhost has deleted or replaced it: nothing of LOWER shows
+                os.close(here)
+                here = inner
+            try:
+                os.setxattr(here, "trusted.overlay.opaque", b"y")
+            except OSError:
+                pass  # the kernel takes such a file system for UPPER all the same
+        finally:
+            os.close(here)
 
     def _postmount(self) -> None:
         subhost = self.subhost

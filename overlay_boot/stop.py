@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 
 from overlay_boot import PATH, OverlayBootError, commands, explain
 from overlay_boot.enter import CANNOT, Inside
@@ -159,6 +160,7 @@ class Stop:
             command = (
                 [service, "stop"] if service.startswith("/") else ["service", service, "stop"]
             )
+            begun = time.monotonic()
             ended = self._ended(process, 0)
             running = None if ended else self._inside("--enter", command)
             status = running.status_within(self.timeout) if running else CANNOT
@@ -168,8 +170,9 @@ class Stop:
                 )
             elif status == CANNOT:
                 self._problem(f"{service} could not be told to stop")
-            elif status:
-                self._say(f"stop of {service} failed: exit status {status}")
+            else:
+                how = f" failed: exit status {status}, after" if status else ":"
+                self._say(f"stop of {service}{how} {time.monotonic() - begun:.2f} s")
         if held:
             held.status()
 

@@ -179,3 +179,23 @@ def test_users_are_the_main_hosts(subhost: Subhost) -> None:
     """There is no namespace of the subhost's own for users."""
     subhost.boot()
     assert subhost.namespace("user") == subhost.namespace("user", main_host=True)
+
+
+@clause("root-layers")
+def test_a_subhost_can_walk_through_its_whole_root(subhost: Subhost) -> None:
+    """With UPPER and WORK below LOWER, whose folder around them keeps its mode and owner. A boot that
+    fails leaves nothing of it in UPPER."""
+    lower = subhost.fill("lower")
+    subhost.prepare(f"cd {lower} && mkdir -p s/of/root s/of/work && chown 12:34 s && chmod 751 s")
+    layers = f"LOWER= {lower}\nUPPER= {lower}/s/of/root\nWORK= {lower}/s/of/work"
+    assert subhost.start(f"{layers}\nPOSTMOUNT= /bin/false").status == 1
+    assert subhost.run(f"ls -A {lower}/s/of/root").out == ""
+    for _ in range(2):
+        subhost.boot(layers)
+        assert subhost.inside("stat -c '%a %u %g' /s") == "751 12 34\n"
+        assert subhost.inside("find /s 2>&1 | sort").split() == [
+            f"/s{path}" for path in ("", "/of", "/of/root", "/of/work")
+        ]
+        assert subhost.inside("tar cf /dev/null /s 2> /dev/null; echo $?") == "0\n"
+        subhost.inside("mkdir -p /s/of/root/made; rm -r /s/of/root/made")
+        subhost.stop()

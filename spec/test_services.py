@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from spec.clauses import clause
@@ -121,6 +123,42 @@ def test_a_service_that_fails_does_not_stop_the_others(subhost: Subhost) -> None
     assert calls(subhost) == ["good start"]
     log = subhost.target.read(subhost.log)
     assert "bad" in log and "missing" in log
+
+
+@clause("log-services")
+def test_the_log_tells_what_services_took(subhost: Subhost) -> None:
+    """A line for each start and stop, in order, with the seconds; also for one that fails."""
+    subhost.put("root/slow", "#!/bin/sh\nsleep 0.3\n")
+    subhost.put("root/bad", "#!/bin/sh\nexit 3\n")
+    subhost.boot("START= /slow /bad")
+    subhost.stop()
+    lines = [
+        (match[1], match[2], float(match[4]) >= 0.3)
+        for line in subhost.target.read(subhost.log).splitlines()
+        if (match := re.search(r"(start|stop) of (\S+?)(:| failed: .*) (\d+\.\d+) s$", line))
+    ]
+    assert [line[:2] for line in lines] == [
+        ("start", "/slow"),
+        ("start", "/bad"),
+        ("stop", "/bad"),
+        ("stop", "/slow"),
+    ]
+    assert lines[0][2] and lines[3][2]
+
+
+@clause("log-end")
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [("echo > /proc/{0}/root/run/dummy_service", "exit status 0"), ("kill -9 {0}", "signal 9")],
+)
+def test_the_log_tells_how_the_subhost_ended(subhost: Subhost, end: str, told: str) -> None:
+    """Whether pid 1 ended by itself or was killed."""
+    subhost.boot()
+    pid = subhost.pid1()
+    assert subhost.runs("dummy_service")
+    subhost.run(end.format(pid))
+    assert subhost.gone(pid)
+    assert told in subhost.target.read(subhost.log).splitlines()[-1]
 
 
 @clause("init", "init-config")
