@@ -239,7 +239,7 @@ def _drop(subject: Subject, names: list[str]) -> None:
         user = _user(identity(subject.upper))
         if user:
             raise OverlayBootError(f"{user} is running: stop it first with overlay-stop {user}")
-        with Layers(subject.upper, subject.lower) as layers:
+        with Layers(subject.upper, subject.lower, subject.holds) as layers:
             path = "/" + "/".join(names)
             found = next(layers.changes(names), None)
             why = layers.problems[0][1] if layers.problems else _not_to_drop(found, path)

@@ -30,6 +30,8 @@ class Subject:
     name: str
     upper: str
     lower: str
+    holds: list[str]
+    """UPPER and WORK, by device and inode."""
 
 
 def find_subject(name_or_conf: str) -> Subject:
@@ -49,7 +51,7 @@ def find_subject(name_or_conf: str) -> Subject:
             f"{record.name}: {record.upper} is not the UPPER that it was booted with: "
             f"boot it anew, or give the configuration once it is stopped"
         )
-    return _overlay(Subject(record.name, record.upper, record.lower), record.conf)
+    return _overlay(Subject(record.name, record.upper, record.lower, record.holds), record.conf)
 
 
 def _configured(path: str) -> Subject:
@@ -62,7 +64,9 @@ def _configured(path: str) -> Subject:
             cause = variable if given and given.is_command else "BASE"
             message = f"{cause} is what a command prints, which only a boot runs: boot it first"
             raise ConfigError(conf.at(conf.line(cause), message))
-    return _overlay(Subject(subhost.name, subhost.upper, subhost.lower), path)
+    folders = [subhost.upper] + ([] if isinstance(subhost.work, Pending) else [subhost.work])
+    holds = [identity(folder) for folder in folders if os.path.isdir(folder)]
+    return _overlay(Subject(subhost.name, subhost.upper, subhost.lower, holds), path)
 
 
 def _overlay(subject: Subject, conf: str) -> Subject:
@@ -78,7 +82,7 @@ class Difference:
     def __init__(self, subject: Subject, names: list[str], stack: ExitStack) -> None:
         self.subject = subject
         self.names = names
-        self.layers = stack.enter_context(Layers(subject.upper, subject.lower))
+        self.layers = stack.enter_context(Layers(subject.upper, subject.lower, subject.holds))
         self.lower = stack.enter_context(Database(self.layers.lower, links=True))
         self.upper = stack.enter_context(Database(self.layers.upper))
         self.folders: dict[str, dict[str, int]] = {}

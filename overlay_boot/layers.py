@@ -15,11 +15,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from overlay_boot.linux import birth_time, open_in_root, open_tree
+from overlay_boot.records import identity_of
 from overlay_boot.tree import at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Self
 
 OPAQUE = "trusted.overlay.opaque"  # of a folder: nothing of LOWER's folder shows in it
@@ -136,7 +137,8 @@ def _join(folder: str, name: str) -> str:
 class Layers:
     """UPPER and LOWER, open: copies of their mounts without what is mounted on them."""
 
-    def __init__(self, upper: str, lower: str) -> None:
+    def __init__(self, upper: str, lower: str, hidden: Sequence[str] = ()) -> None:
+        self.hidden = hidden
         self.upper = open_tree(upper, recursive=False)
         self.lower = open_tree(lower, recursive=False)
         self.problems: list[tuple[str, str]] = []
@@ -192,6 +194,8 @@ class Layers:
         self, folder: _Folder, upper: int, lower: int | None, todo: list[_Folder]
     ) -> Iterator[Change]:
         """What differs in a folder, itself included; its folders are left to do."""
+        if lower is not None and identity_of(os.fstat(lower)) in self.hidden:
+            return  # UPPER or WORK itself, which a boot hides from the subhost
         first = folder.wanted[:1]
         if not first:
             yield from self._itself(folder, upper, lower)

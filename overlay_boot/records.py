@@ -251,7 +251,11 @@ def read_link(path: str) -> str:
 
 def identity(path: str) -> str:
     """What a path leads to, however it is spelled: device and inode."""
-    status = os.stat(path)
+    return identity_of(os.stat(path))
+
+
+def identity_of(status: os.stat_result) -> str:
+    """Device and inode."""
     return f"{status.st_dev}:{status.st_ino}"
 
 

@@ -379,3 +379,16 @@ def test_mistakes(subhost: Subhost) -> None:
     for words in ("", "--drop /bin/sh"):
         done = subhost.run(f"overlay-diff {words} {subhost.conf}")
         assert done.status == 2 and done.err.count("\n") == 1 and "UPPER" in done.err, done
+
+
+@clause("diff-layers")
+@pytest.mark.parametrize("runs", [True, False])
+def test_its_own_layers_in_lower_are_left_out(subhost: Subhost, runs: bool) -> None:
+    """With the main host's root as LOWER nothing below the subhost's own folder is told of."""
+    subhost.boot("LOWER= /")
+    subhost.inside("echo x > /srv/of-its-own")
+    if not runs:
+        subhost.stop()
+    changed = lines(diff(subhost))
+    assert "/srv/of-its-own" in changed
+    assert not [path for path in changed if path.startswith(subhost.folder)]
