@@ -15,7 +15,6 @@ from overlay_boot.commands import close_others_on_exec
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from overlay_boot.boot import Boot
     from overlay_boot.config import ConfigFile
@@ -301,39 +300,20 @@ def _list(arguments: list[str]) -> int:
     if words:
         raise UsageError(f"expected no argument, not {words[0]!r}")
     need_root("overlay-list", arguments)
-    import time
-
-    from overlay_boot.records import running
+    from overlay_boot.listing import listed, table
 
     problems: list[str] = []
-    rows: list[dict[str, Any]] = [
-        {
-            "name": record.name,
-            "pid": record.pid,
-            "since": time.strftime("%FT%T%z", time.localtime(record.since)),
-            "root": record.root_kind,
-            "cables": [link.name for link in record.cables],
-            "configuration": record.conf,
-        }
-        for record in running(problems)
-    ]
+    rows = listed(problems)
     for problem in problems:
         err(f"overlay-list: {problem}")
     if flags:
         import json
 
         out(json.dumps(rows, indent=2))
-        return 0
-    if not rows:
+    elif rows:
+        out("\n".join(table(rows)))
+    else:
         err("no subhost is running")
-        return 0
-    table = [["NAME", "PID", "SINCE", "ROOT", "CABLES", "CONFIGURATION"]]
-    for row in rows:
-        values = row | {"cables": " ".join(row["cables"]) or "-"}
-        table.append([str(value) for value in values.values()])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        out("  ".join(map(str.ljust, line, widths)).rstrip())
     return 0
 
 
