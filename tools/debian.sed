@@ -2,4 +2,4 @@
 # Without the module site (-S), a third of Python's start: all that is needed of it is where
 # Debian has its modules.
 1s|.*|#!/usr/bin/python3 -IS|
-s|^import sys$|&\nsys.path.append("/usr/lib/python3/dist-packages")|
+s|^import os$|&\nimport sys\nsys.path.append("/usr/lib/python3/dist-packages")|
