@@ -116,7 +116,7 @@ def test_apt_takes_over(machine: QemuMachine) -> None:
     how to end what runs, and it ends so."""
     install(machine, THEIRS)
     boot(machine)
-    options = "-yq --no-install-recommends --no-download -o Dpkg::Options::=--force-confold"
+    options = "-yq --no-install-recommends -o Dpkg::Options::=--force-confold"
     done = machine.succeed(f"apt-get install {options} {OURS} </dev/null 2>&1", timeout=LIMIT)
     assert version(machine, "overlay-boot-python") == "ii"
     told = [line for line in done.out.splitlines() if line.strip().startswith(CONF)]
