@@ -12,9 +12,9 @@
 
 static inline void say(int fd, const char *first, const char *second, const char *third)
 {
-    char line[512] = "";
+    char line[640] = "";
 
-    strncat(line, first, 200);
+    strncat(line, first, 300);
     strncat(line, second, 200);
     strncat(line, third, 100);
     strcat(line, "\n");
