@@ -200,7 +200,7 @@ def test_a_terminal_that_nobody_reads(subhost: Subhost) -> None:
                 subhost,
                 f"exec overlay-go {subhost.name} {command}",
                 ["wait", 2],
-                ["kill", "SIGTERM", f"^[^ ]*python3? [^ ]*overlay-go {subhost.name} "],
+                ["kill", "SIGTERM", f"^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} "],
                 ["wait", 2],
                 ["end", 10],
             )

@@ -42,7 +42,11 @@ def test_signals_reach_the_command(subhost: Subhost, signal: str, terminal: bool
                 subhost,
                 command,
                 ["see", "ready", 20],
-                ["kill", f"SIG{signal}", f"^[^ ]*python3? [^ ]*overlay-go {subhost.name} "],
+                [
+                    "kill",
+                    f"SIG{signal}",
+                    f"^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} ",
+                ],
                 ["see", "caught", 10],
                 ["end", 10],
             )
@@ -52,7 +56,7 @@ def test_signals_reach_the_command(subhost: Subhost, signal: str, terminal: bool
     done = subhost.run(
         f"""rm -f out; (env --default-signal sh -c {shlex.quote(command)} > out 2>&1; echo $? >> out) &
         until grep -q ready out; do sleep 0.05; done
-        pkill -{signal} -f '^[^ ]*python3? [^ ]*overlay-go {subhost.name} '; wait; cat out"""
+        pkill -{signal} -f '^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} '; wait; cat out"""
     )
     # Beside that, the shell may tell what became of its sleep.
     assert done.out.startswith("ready\n") and done.out.endswith("caught\n7\n"), done
@@ -77,7 +81,7 @@ def test_killed_at_a_terminal_it_leaves_nothing(subhost: Subhost) -> None:
             subhost,
             f"overlay-go {subhost.name} sh -c 'echo ready; sleep 4322 | sleep 4322; :'; echo back",
             ["see", "ready", 20],
-            ["kill", "SIGKILL", f"^[^ ]*python3? [^ ]*overlay-go {subhost.name} "],
+            ["kill", "SIGKILL", f"^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} "],
             ["see", "back", 20],
             ["end", 20],
         )
@@ -94,7 +98,7 @@ def test_killed_on_pipes_it_leaves_nothing(subhost: Subhost) -> None:
         "> /dev/null 2>&1 < /dev/null &"
     )
     assert subhost.wait("pgrep -f '^sleep 432[3]'")
-    subhost.run(f"pkill -KILL -f '^[^ ]*python3? [^ ]*overlay-go {subhost.name} '")
+    subhost.run(f"pkill -KILL -f '^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} '")
     assert subhost.wait("! pgrep -f 'sleep 432[3]'", 10)
 
 
@@ -109,7 +113,9 @@ def test_the_terminal_is_put_right(subhost: Subhost, end: str) -> None:
     elif end == "INT":
         steps.append(["type", "\x03"])
     else:
-        steps.append(["kill", f"SIG{end}", f"^[^ ]*python3? [^ ]*overlay-go {subhost.name} "])
+        steps.append(
+            ["kill", f"SIG{end}", f"^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} "]
+        )
     result = fulfilled(
         drive(
             subhost,
@@ -220,7 +226,7 @@ def test_killed_while_the_command_keeps_stopping(subhost: Subhost) -> None:
         subhost,
         f"exec overlay-go {subhost.name} /stops",
         ["wait", 1],
-        ["kill", "SIGKILL", f"^[^ ]*python3? [^ ]*overlay-go {subhost.name} "],
+        ["kill", "SIGKILL", f"^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} "],
         ["end", 5],
     )
     assert subhost.wait("! pgrep -f '[/]stops'", 15)
