@@ -63,8 +63,18 @@ class Inside:
             pass  # it has ended
 
     def report(self) -> str:
-        """What self.reports has: "ready", "stopped", or "ended" when the status can be had."""
-        return {b"r": "ready", b"s": "stopped"}.get(os.read(self.reports, 1), "ended")
+        """What self.reports has: "ready", "inside" (of "--hold" alone), "stopped", or "ended" when
+        the status can be had."""
+        return {b"r": "ready", b"i": "inside", b"s": "stopped"}.get(
+            os.read(self.reports, 1), "ended"
+        )
+
+    def wait_until_inside(self, seconds: float) -> None:
+        """Return when there is a process in the subhost, or none can be any more."""
+        deadline = Deadline(seconds)
+        while Waiter().wait(self.reports, seconds=deadline.left):
+            if self.report() in ("inside", "ended"):
+                return
 
     def status(self) -> int:
         """Wait for its end; its exit status as a shell shows it."""

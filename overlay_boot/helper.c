@@ -242,6 +242,8 @@ static int enter(const char *how, char **command)
         signal(SIGPIPE, SIG_DFL);
         return inside(how, command, terminal);
     }
+    if (!strcmp(how, "--hold"))
+        (void)!write(5, "i", 1); /* from now on the subhost has a process */
     group = terminal < 0 ? -leader : leader; /* who hands it on to the group of the command */
     while ((found = waitpid(leader, &status, WNOHANG | WUNTRACED)) == 0 || WIFSTOPPED(status)) {
         unsigned char signals[64];

@@ -62,8 +62,14 @@ class Stop:
         if process is not None:
             pinned = self._pin_namespace()
             try:
-                if services := self._end_start():
-                    self._stop_services(process, services)
+                # With a process of ours inside, or else pid 1 would end with the last one of a
+                # service, or with the start that is ended.
+                held = self._inside("--hold") if self.record.start else None
+                if held:
+                    held.wait_until_inside(2)
+                self._stop_services(process, self._end_start())
+                if held:
+                    held.status()
                 if not self._ended(process, 0):
                     self._terminate(process)
             finally:  # whatever went wrong with asking
@@ -153,9 +159,7 @@ class Stop:
         return services
 
     def _stop_services(self, process: int, services: list[str]) -> None:
-        """Run each stop script, the last service's first. Meanwhile a process of ours is inside,
-        or else pid 1 would end with the last one of a service."""
-        held = self._inside("--hold")
+        """Run each stop script, the last service's first."""
         for service in reversed(services):
             command = (
                 [service, "stop"] if service.startswith("/") else ["service", service, "stop"]
@@ -173,8 +177,6 @@ class Stop:
             else:
                 how = f" failed: exit status {status}, after" if status else ":"
                 self._say(f"stop of {service}{how} {time.monotonic() - begun:.2f} s")
-        if held:
-            held.status()
 
     def _inside(self, role: str, command: Sequence[str] = ()) -> Inside | None:
         """A command inside, its messages into the log; None where none can be started any more. It
