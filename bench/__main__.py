@@ -21,12 +21,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pyroute2
+
+import overlay_boot
 from bench.peers import left_out, peers
 from bench.subhosts import Subhost, Unavailable, now, run
 from vm.archive import fetch
 from vm.errors import VmError
 
-OURS = Path(sys.executable).parent
+ROOT = Path(__file__).parent.parent
+LIBRARIES = "/usr/lib/python3/dist-packages"  # where Debian's Python has them
 CABLES = {"": "", ", one cable": "="}
 TARGETS = {  # ratios to Debian's version, and their units
     "boot": (0.15, "ms"),
@@ -47,6 +51,19 @@ def debian(folder: Path) -> tuple[str, Path]:
     commands = folder / "debian"  # its overlay-stop greps for overlay-boot.*/NAME.conf, so no
     commands.symlink_to(folder / "unpacked/var/lib/overlay-boot")  # overlay-boot in the path
     return package.name.split("_")[1], commands
+
+
+def ours(folder: Path) -> Path:
+    """The folder of this tree's commands, which start as those of its Debian package do."""
+    libraries = folder / "libraries"
+    libraries.mkdir()
+    for package in (overlay_boot, pyroute2):
+        source = Path(str(package.__file__)).parent
+        (libraries / source.name).symlink_to(source)
+    commands = shutil.copytree(ROOT / "bin", folder / "commands")
+    start = (ROOT / "tools/debian.sed").read_text().replace(LIBRARIES, str(libraries))
+    run("sed", "-i", "-s", start, *commands.iterdir())
+    return commands
 
 
 def measure(subhosts: dict[str, Subhost], rounds: int, folder: Path) -> Samples:
@@ -160,7 +177,8 @@ def benchmark(rounds: int, count: int, folder: Path, stack: ExitStack) -> dict[s
         return made
 
     reference = "Debian's"
-    subhosts = {"ours": subhost(OURS, "o")}
+    our_commands = ours(folder)
+    subhosts = {"ours": subhost(our_commands, "o")}
     try:
         version, commands = debian(folder)
         reference = f"Debian's {version}"
@@ -168,7 +186,7 @@ def benchmark(rounds: int, count: int, folder: Path, stack: ExitStack) -> dict[s
     except (VmError, Unavailable) as why:
         left_out("Debian's version", why)
     samples = measure(subhosts, rounds, folder)
-    crowd = many(lambda name: subhost(OURS, name), count)
+    crowd = many(lambda name: subhost(our_commands, name), count)
     progress("")
     return {
         "reference": reference,
