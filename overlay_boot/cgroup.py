@@ -28,6 +28,32 @@ def join(cgroup: str, pid: int) -> None:
         file.write(str(pid))
 
 
+def used(cgroup: str) -> dict[str, float | None]:
+    """What the processes of the cgroup, and of those that were made in it, use: how many they are,
+    their memory in bytes, of which a page that several share counts to each in part (Pss, proc(5)),
+    and the processor time in seconds of all that there ever were. None for each where it has none."""
+    processes = memory = 0
+    for folder, _, _ in os.walk(cgroup):
+        for pid in _lines(f"{folder}/cgroup.procs"):
+            processes += 1
+            sizes = dict(line.split(":") for line in _lines(f"/proc/{pid}/smaps_rollup")[1:])
+            memory += int(sizes.get("Pss", "0").split()[0]) * 1024
+    if not processes:
+        return {"processes": None, "memory": None, "cpu": None}
+    spent = dict(line.split() for line in _lines(f"{cgroup}/cpu.stat"))
+    cpu = int(spent.get("usage_usec", 0)) / 1e6
+    return {"processes": processes, "memory": memory, "cpu": cpu}
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a file of the kernel's; none where what it tells of has ended."""
+    try:
+        with open(path) as file:
+            return file.read().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def remove(cgroup: str) -> None:
     """Remove the cgroup, if it is there, with those that were made in it. Processes that have just
     ended are in it for a moment still; raises OSError when there are others."""

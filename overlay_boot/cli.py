@@ -63,11 +63,11 @@ with COMMAND, the command's own"""
 
 LIST = f"""\
 Usage: overlay-list [--json]
-List the subhosts that run: name, pid 1, since when, root, cables,
-configuration; see overlay-list(8).
+List the subhosts that run: name, pid 1, since when, kind of root, what they
+use, cables, configuration; see overlay-list(8).
 
   --json     print an array of objects with the keys name, pid, since, root,
-             cables, configuration
+             processes, memory, cpu, cables, configuration
   --help     print this
   --version  print the version
 

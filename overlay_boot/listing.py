@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from overlay_boot import cgroup
 from overlay_boot.records import running
 
 TYPE_CHECKING = False
@@ -20,6 +21,7 @@ def listed(problems: list[str]) -> list[dict[str, Any]]:
             "pid": record.pid,
             "since": time.strftime("%FT%T%z", time.localtime(record.since)),
             "root": record.root_kind,
+            **cgroup.used(record.cgroup),
             "cables": [link.name for link in record.cables],
             "configuration": record.conf,
         }
@@ -29,9 +31,11 @@ def listed(problems: list[str]) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """The rows as lines of aligned columns, below their names."""
-    cells = [["NAME", "PID", "SINCE", "ROOT", "CABLES", "CONFIGURATION"]]
+    cells = [[key.upper() for key in rows[0]]]
     for row in rows:
-        values = row | {"cables": " ".join(row["cables"]) or "-"}
-        cells.append([str(value) for value in values.values()])
+        values = row | {"cables": " ".join(row["cables"])}
+        if row["cpu"] is not None:
+            values |= {"memory": f"{row['memory'] / 2**20:.1f}M", "cpu": f"{row['cpu']:.2f}s"}
+        cells.append([str("-" if value in (None, "") else value) for value in values.values()])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]

@@ -8,26 +8,35 @@ import time
 
 from overlay_boot import OverlayBootError
 
+FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
 
 def open_log(path: str) -> int:
-    """A descriptor that appends to the log, made with mode 0640; never through a symbolic link and
-    never a file of another user, which anyone could put into /tmp. Raises OverlayBootError."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    """A descriptor that appends to the log, which is made with mode 0640 where there is none; never
+    through a symbolic link, and never to a file that another user, or another name, has too: anyone
+    could have put it into /tmp. Raises OverlayBootError."""
     try:
-        fd = os.open(path, flags, 0o640)
+        try:
+            fd = os.open(path, FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+            os.fchmod(fd, 0o640)  # whatever the umask
+        except FileExistsError:
+            fd = os.open(path, FLAGS)
     except OSError as error:
         reason = "it is a symbolic link" if os.path.islink(path) else error.strerror
         raise OverlayBootError(
             f"LOG {path} cannot be written: {reason}: remove it, or set LOG"
         ) from error
     status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+    problem = ""
+    if not stat.S_ISREG(status.st_mode):
+        problem = "is not a regular file"
+    elif status.st_uid != os.geteuid():
+        problem = f"belongs to user id {status.st_uid}"
+    elif status.st_nlink > 1:
+        problem = "has another name too, as a hard link"
+    if problem:
         os.close(fd)
-        what = "is not a regular file"
-        if stat.S_ISREG(status.st_mode):
-            what = f"belongs to user id {status.st_uid}"
-        raise OverlayBootError(f"LOG {path} {what}: remove it, or set LOG")
-    os.fchmod(fd, 0o640)
+        raise OverlayBootError(f"LOG {path} {problem}: remove it, or set LOG")
     os.set_blocking(fd, True)
     return fd
 

@@ -256,6 +256,13 @@ class Subhost:
             f"! ls /run/netns /run/overlay-boot /sys/class/net | grep -qE '^{self.name}[0-9]*$'"
         )
 
+    def can_have_cgroup(self) -> bool:
+        """Whether there is a cgroup v2 on the target that a boot can make another one in."""
+        return not self.target.run(
+            "own=$(sed -n 's/^0:://p' /proc/self/cgroup); [ \"$own\" ] && { "
+            "[ -w /sys/fs/cgroup$own/cgroup.procs ] || [ -w /sys/fs/cgroup/unified$own/cgroup.procs ]; }"
+        ).status
+
     def crash(self) -> None:
         """Kill its pid 1 and the process on the main host that waits for it, at once."""
         pid = self.pid1()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 
 from spec.clauses import clause
+from spec.plugin import precondition
 from spec.subhost import TINY, Subhost
 
 
@@ -298,3 +300,40 @@ def test_list(subhost: Subhost) -> None:
     done = subhost.run("overlay-list")
     assert done.status == 0 and name not in done.out and done.err, done
     assert json.loads(subhost.run("overlay-list --json").out) == []
+
+
+def listed(subhost: Subhost) -> tuple[dict[str, Any], str]:
+    """What overlay-list says of a subhost: its JSON object, and its line."""
+    rows = json.loads(subhost.run("overlay-list --json").out)
+    lines = subhost.run("overlay-list").out.splitlines()
+    row = next(row for row in rows if row["name"] == subhost.name)
+    return row, next(line for line in lines if line.startswith(f"{subhost.name} "))
+
+
+@clause("list-usage")
+def test_list_shows_what_a_subhost_uses(subhost: Subhost) -> None:
+    """The number of its processes, their memory, and the processor time that they have used."""
+    if not subhost.can_have_cgroup():
+        precondition("the target has no cgroup v2 that can be written")
+    subhost.boot()
+    before, _ = listed(subhost)
+    subhost.inside("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; sleep 600 & sleep 600 &")
+    after, line = listed(subhost)
+    assert after["processes"] == before["processes"] + 2, (before, after)
+    assert before["memory"] < after["memory"] < before["memory"] + 2**27, (before, after)
+    assert before["cpu"] + 0.02 < after["cpu"] < before["cpu"] + 60, (before, after)
+    found = re.search(rf" {after['processes']} +([0-9.]+)M +[0-9.]+s ", line)
+    assert found and abs(float(found[1]) - after["memory"] / 2**20) < 1, (line, after)
+
+
+@clause("list-usage-unknown")
+def test_list_says_nothing_of_what_nobody_counts(subhost: Subhost) -> None:
+    """A subhost that was booted where there is no cgroup v2 has a "-" for each of them."""
+    subhost.write("CABLES= =")
+    hidden = "mount -t tmpfs none /sys/fs/cgroup"
+    boot = f"exec overlay-boot --wait {subhost.conf} < /dev/null"
+    done = subhost.run(f"unshare --mount sh -c '{hidden} && {boot}'", timeout=60)
+    assert done.status == 0, done
+    row, line = listed(subhost)
+    assert [row[key] for key in ("processes", "memory", "cpu")] == [None] * 3, row
+    assert re.search(rf" overlay( +-){{3}} +{subhost.name}0 ", line), line

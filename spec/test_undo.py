@@ -225,10 +225,7 @@ def test_what_the_caller_may_not_reaches_no_service(subhost: Subhost) -> None:
 def test_each_has_a_cgroup_of_its_own(subhost: Subhost) -> None:
     """Below the one that its boot came from; overlay-go's commands are in it, and it goes with the
     subhost."""
-    if subhost.target.run(
-        "own=$(sed -n 's/^0:://p' /proc/self/cgroup); [ \"$own\" ] && { "
-        "[ -w /sys/fs/cgroup$own/cgroup.procs ] || [ -w /sys/fs/cgroup/unified$own/cgroup.procs ]; }"
-    ).status:
+    if not subhost.can_have_cgroup():
         precondition("the target has no cgroup v2 that can be written")
     subhost.boot()
     pid = subhost.pid1()

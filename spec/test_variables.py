@@ -89,11 +89,43 @@ def test_the_log_is_appended_to_with_its_mode(subhost: Subhost) -> None:
     assert subhost.host.file(subhost.log).mode == 0o640
 
 
+@clause("log-mode-kept")
+def test_the_mode_of_an_older_log_stays(subhost: Subhost) -> None:
+    """What an administrator has set for it holds through a boot and a stop."""
+    subhost.run(f"touch {subhost.log}; chmod 604 {subhost.log}")
+    subhost.boot()
+    subhost.stop()
+    assert subhost.target.read(subhost.log)
+    assert subhost.host.file(subhost.log).mode == 0o604
+
+
+@clause("log-rotate")
+def test_a_log_that_is_truncated_begins_anew(subhost: Subhost) -> None:
+    """After logrotate's copytruncate the subhost, a service that was there before and overlay-stop
+    write on from the start of the file, without holes, and nothing of it is in the copy."""
+    start = "mkfifo /say; while :; do read word < /say && echo said $word; done &"
+    subhost.put("root/etc/init.d/talk", f"#!/bin/sh\n[ $1 = stop ] || {{ {start}\n}}\n")
+    subhost.boot("START= talk")
+    log = subhost.log
+    subhost.inside("echo one > /say")
+    assert subhost.wait(f"grep -q 'said one' {log}")
+    subhost.run(f"cp {log} {log}.1 && truncate -s 0 {log}")
+    subhost.inside("echo two > /say")
+    assert subhost.wait(f"grep -q 'said two' {log}")
+    subhost.stop()
+    old, new = (subhost.target.read(file) for file in (f"{log}.1", log))
+    assert "said one" in old and "said two" not in old, old
+    assert "said two" in new and "said one" not in new and "\0" not in new, new
+    assert "stop of talk" in new and "the subhost has ended" in new, new
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
         pytest.param("ln -s elsewhere {}", "symbolic link", marks=clause("log-symlink")),
+        pytest.param("touch {0}.b; ln -s {0}.b {0}", "symbolic", marks=clause("log-symlink")),
         pytest.param("touch {0}; chown 4321 {0}", "4321", marks=clause("log-owner")),
+        pytest.param("touch {0}; ln {0} {0}.too", "another name", marks=clause("log-hardlink")),
     ],
 )
 def test_a_log_that_is_not_ours_is_an_error(subhost: Subhost, make: str, said: str) -> None:
