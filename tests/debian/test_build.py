@@ -29,7 +29,7 @@ def source(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def setup(source: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run_setup(source: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run setup.py with these environment variables and none of the flags that are set here."""
     clean = {k: v for k, v in os.environ.items() if not k.endswith("FLAGS") and k != "CC"}
     return subprocess.run(
@@ -40,7 +40,7 @@ def setup(source: Path, *words: str, **variables: str) -> subprocess.CompletedPr
 
 def build(source: Path, **variables: str) -> str:
     """What building the program prints."""
-    done = setup(source, "build_py", "--build-lib", "built", **variables)
+    done = run_setup(source, "build_py", "--build-lib", "built", **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -86,13 +86,13 @@ def test_the_environment_is_honoured(source: Path) -> None:
 
 
 def test_a_failing_compiler_fails_the_build(source: Path) -> None:
-    done = setup(source, "build_py", "--build-lib", "built", CC="false")
+    done = run_setup(source, "build_py", "--build-lib", "built", CC="false")
     assert done.returncode != 0 and "'false'" in done.stderr
     assert not (source / "built/overlay_boot/reaper").exists()
 
 
 def test_the_wheel_is_for_any_python_and_c_library(source: Path) -> None:
-    done = setup(source, "bdist_wheel", "--dist-dir", "dist")
+    done = run_setup(source, "bdist_wheel", "--dist-dir", "dist")
     assert done.returncode == 0, done.stderr
     (wheel,) = (source / "dist").glob("*.whl")
     machine = os.uname().machine
