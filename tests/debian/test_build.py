@@ -106,7 +106,7 @@ def test_the_source_distribution_has_every_file(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, tmp_path / name)
-    done = setup(tmp_path, "--quiet", "sdist")
+    done = run_setup(tmp_path, "--quiet", "sdist")
     assert done.returncode == 0, done.stderr
     (archive,) = (tmp_path / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as tar:
