@@ -149,7 +149,8 @@ class Boot:
     def _hold(self) -> None:
         self.record.describe(self.subhost, int(time.time()))
         self.record.cgroup = self.cgroup  # before it is made: whoever clears up has to know it
-        hold(self.record, self.waiter)
+        folders = [self.subhost.upper, self.subhost.work]
+        self.locked = hold(self.record, folders, self.waiter)
 
     def _make_cgroup(self) -> None:
         os.makedirs(self.cgroup, exist_ok=True)  # a crash may have left it
@@ -309,9 +310,8 @@ class Boot:
                 self.builder.work(self.record, self.up, self.down)
             self.up = duplicate_above(self.up, 10)
             helper = os.open(HELPER, os.O_PATH | os.O_CLOEXEC)
-            for number, fd in enumerate(
-                [duplicate_above(fd, 10) for fd in (self.record.fd, helper)], 3
-            ):
+            kept = dict(zip((3, 4, 6, 7), (self.record.fd, helper, *self.locked), strict=False))
+            for number, fd in [(n, duplicate_above(fd, 10)) for n, fd in kept.items()]:
                 os.dup2(fd, number)
             arguments = ["--keep", str(builder), self.record.path, self.record.netns]
             arguments += [self.cgroup, "cables" if self.subhost.cables else "", str(IFDOWN)]

@@ -392,6 +392,8 @@ static int clear(char **argument)
     int clean;
 
     prctl(PR_SET_NAME, "overlay-keeper");
+    close(6); /* UPPER and WORK, with their locks */
+    close(7);
     fcntl(3, F_SETFD, FD_CLOEXEC); /* nothing that ifdown leaves running may hold the lock */
     fcntl(5, F_SETFD, FD_CLOEXEC);
     if (pread(3, text, sizeof text - 1, 0) > 0)

@@ -160,7 +160,7 @@ static int start(char **service)
 /* Its arguments are those of helper.c's "clear", which it becomes when pid 1 has ended.  Descriptor
  * 3 is the record, with its lock: that is let go last, with this process.  4 is the helper, open so
  * that an upgrade meanwhile does not take it away; 5 will be the network namespace, where cables are
- * in it. */
+ * in it; 6 and 7 are UPPER and WORK, with their locks. */
 static int keep(char **argv)
 {
     char text[32] = "", path[40], digits[12];

@@ -33,20 +33,27 @@ class FolderLock:
 
     def __enter__(self) -> None:
         self.fd = os.open(FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        deadline = Deadline(LIMIT)
-        while True:
-            try:
-                return fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if deadline.passed:
-                    os.close(self.fd)
-                    raise OverlayBootError(
-                        f"{FOLDER} is locked by another boot that does not go on: see fuser {FOLDER}"
-                    ) from None
-            self.waiter.wait(seconds=0.002)
+        if not _lock(self.fd, LIMIT, self.waiter):
+            os.close(self.fd)
+            raise OverlayBootError(
+                f"{FOLDER} is locked by another boot that does not go on: see fuser {FOLDER}"
+            )
 
     def __exit__(self, *_: object) -> None:
         os.close(self.fd)
+
+
+def _lock(fd: int, seconds: float, waiter: Waiter) -> bool:
+    """Take the lock of a file or folder within so many seconds; whether that was possible."""
+    deadline = Deadline(seconds)
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if deadline.passed:
+                return False
+        waiter.wait(seconds=0.002)
 
 
 def claim(name: str, waiter: Waiter) -> Record:
@@ -78,23 +85,41 @@ def _already(name: str, what: str) -> OverlayBootError:
     return OverlayBootError(f"{name} {what} already: stop it first with overlay-stop {name}")
 
 
-def hold(record: Record, waiter: Waiter) -> None:
+def hold(record: Record, upper_and_work: list[str], waiter: Waiter) -> list[int]:
     """Enter UPPER and WORK into the record, unless another subhost has one of them: the kernel
-    does not say what two overlays with one upper layer do (upper-one)."""
+    does not say what two overlays with one upper layer do (upper-one). Their descriptors, with a
+    lock each for the keeper: it shows that they are taken even where the record is removed."""
     with FolderLock(waiter):
         for other in records():
             if not other.stands() or other.name == record.name:
                 continue
-            taken = set(record.holds) & set(other.holds)
-            used = taken and (other.alive() or (not other.pid and not other.lock()))
+            shared = set(record.holds) & set(other.holds)
+            used = shared and (other.alive() or (not other.pid and not other.lock()))
             other.close()
             if used:
-                what = "UPPER" if record.holds[0] in taken else "WORK"
-                raise OverlayBootError(
-                    f"{what} is used by the subhost {other.name}: "
-                    f"give each its own, or stop that one with overlay-stop {other.name}"
-                )
+                raise _taken(record, other)
         record.write()
+    locked = []
+    for folder in upper_and_work[: len(record.holds)]:
+        locked.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        try:
+            if _lock(locked[-1], 1, waiter):  # its last keeper may just be ending
+                continue
+        except OSError:
+            continue  # there are file systems without locks
+        for other in lost():
+            if set(record.holds) & set(other.holds):
+                raise _taken(record, other)
+        raise OverlayBootError(f"{folder} is locked by another program: see lslocks")
+    return locked
+
+
+def _taken(record: Record, other: Record) -> OverlayBootError:
+    what = "UPPER" if record.holds[0] in other.holds else "WORK"
+    return OverlayBootError(
+        f"{what} is used by the subhost {other.name}: "
+        f"give each its own, or stop that one with overlay-stop {other.name}"
+    )
 
 
 def _free_netns(name: str) -> None:

@@ -43,6 +43,25 @@ def test_two_subhosts_do_not_share_upper_or_work(subhost: Subhost, text: str) ->
     assert subhost.run(f"overlay-stop {name}").status == 0
 
 
+@clause("upper-lost")
+@pytest.mark.parametrize("text", ["UPPER= ../root", "WORK= ../work"])
+def test_upper_and_work_of_a_lost_subhost_are_taken(subhost: Subhost, text: str) -> None:
+    """Neither its record nor the name of its namespace is needed to know, nor its name. Once it has
+    ended they are free."""
+    subhost.boot()
+    pid = subhost.pid1()
+    subhost.run(f"rm /run/overlay-boot/{subhost.name} /run/netns/{subhost.name}")
+    _, conf = second(subhost, text)
+    for again in (conf, subhost.conf):
+        done = subhost.run(f"overlay-boot {again} < /dev/null")
+        assert done.status == 1 and done.err.count("\n") == 1, done
+        assert f"subhost {subhost.name}:" in done.err, done
+    subhost.run(f"kill -9 {pid}")
+    assert subhost.ended(pid)
+    done = subhost.run(f"overlay-boot {conf} < /dev/null")
+    assert done.status == 0, done
+
+
 @clause("bang-value")
 def test_what_a_command_prints_is_not_run(subhost: Subhost) -> None:
     """Two exclamation marks run one command, and its output is checked as a value."""
