@@ -20,7 +20,7 @@ install = SUDO="$(SUDO)" tools/setup packages $(1)
 # The spec and its reports in build/spec. Where make is ended by a signal, so is the run.
 RUN = setpriv --pdeathsig TERM $(BIN)/python -m spec run --reports build/spec -n $(WORKERS)
 
-.PHONY: help setup demo lint test-setup test spec mutants torture lives conformance man bench stage deb deb-check vm-setup vm-test vm-selftest bench-vm box clean
+.PHONY: help setup demo lint test-setup test spec mutants torture lives fuzz conformance man bench stage deb deb-check vm-setup vm-test vm-selftest bench-vm box clean
 
 help: ## this list
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -66,6 +66,11 @@ torture: test-setup ## each system call of a boot and an end, killed or failed
 # ARGS="--only lives --steps 200" or ARGS="--part 0.1" for less of it.
 lives: test-setup ## random lives of subhosts, and races, half an hour
 	@$(SUDO) $(BIN)/python -m tests.lives $(or $(ARGS),--page docs/reliability.md)
+
+# ARGS="--only record --runs 1000000" for one parser.
+fuzz: test-setup ## files that anybody may have made up, a million, a quarter of an hour
+	@$(BIN)/pip install --quiet atheris
+	$(BIN)/python -m tests.fuzz $(or $(ARGS),--page docs/reliability.md)
 
 conformance: setup ## docs/conformance.md of the results in build/spec
 	@$(BIN)/python -m spec conformance $(filter-out %-part.json,$(sort $(wildcard build/spec/*.json))) > docs/conformance.new

@@ -37,6 +37,21 @@ class NotRunning(OverlayBootError):
     status = 3
 
 
+def lines_of(path: str) -> list[str]:
+    """The lines of a file in /proc or /sys. A newline alone ends one: whatever else there is may be
+    in a name that somebody chose. Raises OSError."""
+    with open(path, "rb") as file:
+        return os.fsdecode(file.read()).split("\n")
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: what would steer it, or begin another line, as \\x and its bytes."""
+    return "".join(
+        each if each.isprintable() else "".join(f"\\x{byte:02x}" for byte in os.fsencode(each))
+        for each in text
+    )
+
+
 def explain(error: BaseException) -> str:
     """An error in a few words: for a system call's, the path and the kernel's reason."""
     if isinstance(error, OSError) and error.strerror:

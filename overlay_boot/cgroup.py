@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from overlay_boot import lines_of
 from overlay_boot.waiting import Deadline, Waiter
 
 MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # the second where v1 is mounted as well
@@ -13,8 +14,8 @@ def wanted(name: str) -> str:
     """Where the cgroup of the subhost of that name is to be: below the one that this process is
     in, so that the limits of a unit or of an administrator hold for it. Empty where it cannot be
     made, as there is no cgroup v2, or it is read-only."""
-    with open("/proc/self/cgroup") as lines:
-        own = next((line[3:].strip() for line in lines if line.startswith("0::")), "")
+    lines = lines_of("/proc/self/cgroup")
+    own = next((line[3:] for line in lines if line.startswith("0::")), "")
     for mount in MOUNTS if own else ():
         folder = mount + own.rstrip("/")
         if os.access(f"{folder}/cgroup.procs", os.W_OK):
@@ -48,8 +49,7 @@ def used(cgroup: str) -> dict[str, float | None]:
 def _lines(path: str) -> list[str]:
     """The lines of a file of the kernel's; none where what it tells of has ended."""
     try:
-        with open(path) as file:
-            return file.read().splitlines()
+        return lines_of(path)[:-1]
     except (FileNotFoundError, ProcessLookupError):
         return []
 

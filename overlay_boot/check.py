@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from overlay_boot import ConfigError
+from overlay_boot import ConfigError, lines_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -319,15 +319,14 @@ def _overlay(subhost: Subhost) -> Iterator[tuple[str, str]]:
 
 def mount_of(fd: int) -> int:
     """The id of the mount that an open file is on (proc(5), fdinfo)."""
-    with open(f"/proc/self/fdinfo/{fd}") as lines:
-        return int(next(line for line in lines if line.startswith("mnt_id:")).split()[1])
+    lines = lines_of(f"/proc/self/fdinfo/{fd}")
+    return int(next(line for line in lines if line.startswith("mnt_id:")).split()[1])
 
 
 def _mounts() -> Iterator[tuple[int, str, str]]:
     """Id, mount point and type of each mount in this namespace (proc(5), mountinfo)."""
-    with open("/proc/self/mountinfo", errors="surrogateescape") as lines:
-        for line in lines:
-            fields = line.split(" ")
-            first, *rest = fields[4].split("\\")
-            point = first + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
-            yield int(fields[0]), point, fields[fields.index("-", 6) + 1]
+    for line in lines_of("/proc/self/mountinfo")[:-1]:
+        fields = line.split(" ")
+        first, *rest = fields[4].split("\\")
+        point = first + "".join(chr(int(part[:3], 8)) + part[3:] for part in rest)
+        yield int(fields[0]), point, fields[fields.index("-", 6) + 1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from overlay_boot import ConfigError, OverlayBootError, __version__, explain, signals
+from overlay_boot import ConfigError, OverlayBootError, __version__, explain, printable, signals
 from overlay_boot.commands import close_others_on_exec
 
 TYPE_CHECKING = False
@@ -146,9 +146,9 @@ def out(text: str) -> None:
 
 
 def err(text: str) -> None:
-    """Print to standard error, if that can be."""
+    """Print a line to standard error, if that can be."""
     try:
-        os.write(2, os.fsencode(f"{text}\n"))
+        os.write(2, os.fsencode(f"{printable(text)}\n"))
     except OSError:
         pass  # there is nobody left to tell
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 
-from overlay_boot import ConfigError, OverlayBootError
+from overlay_boot import ConfigError, OverlayBootError, lines_of
 
 SECTOR = 512  # bytes; the unit that partx(8) counts in
 
@@ -36,8 +36,7 @@ def _backing_file(path: str) -> str:
     device = os.stat(path).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     try:
-        with open(f"/sys/dev/block/{number}/loop/backing_file") as file:
-            return file.read().rstrip("\n")
+        return "\n".join(lines_of(f"/sys/dev/block/{number}/loop/backing_file")[:-1])
     except OSError:
         return ""
 

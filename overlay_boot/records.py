@@ -12,7 +12,7 @@ import fcntl
 import os
 import stat
 
-from overlay_boot import OverlayBootError, cgroup
+from overlay_boot import OverlayBootError, cgroup, lines_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -276,8 +276,7 @@ def open_process(pid: int, started: int) -> int | None:
 def name_of(pid: int) -> str:
     """A process's name (proc_pid_comm(5)); empty if it has ended."""
     try:
-        with open(f"/proc/{pid}/comm", errors="replace") as file:
-            return file.read().rstrip("\n")
+        return "\n".join(lines_of(f"/proc/{pid}/comm")[:-1])
     except (FileNotFoundError, ProcessLookupError):
         return ""
 
@@ -285,8 +284,7 @@ def name_of(pid: int) -> str:
 def _stat(pid: int) -> list[str]:
     """A process's fields of proc_pid_stat(5) from the third on, its state; none if it has ended."""
     try:
-        with open(f"/proc/{pid}/stat", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()
+        return "".join(lines_of(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return []
 

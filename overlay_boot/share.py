@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from overlay_boot import ConfigError, NotRunning, OverlayBootError, explain
+from overlay_boot import ConfigError, NotRunning, OverlayBootError, explain, lines_of
 from overlay_boot.linux import CLONE_NEWNS, detach, move_mount, open_tree, setns
 from overlay_boot.records import Record
 from overlay_boot.tree import Tree
@@ -66,10 +66,10 @@ def _is_stale(record: Record, path: str) -> bool:
     """Whether the subhost has at path a mount of something that is not there any more: a file that
     an editor has replaced, or that was removed (proc(5), mountinfo)."""
     try:
-        with open(f"/proc/{record.pid}/mountinfo", errors="surrogateescape") as lines:
-            mounts = [line.split(" ")[3:5] for line in lines]
+        lines = lines_of(f"/proc/{record.pid}/mountinfo")[:-1]
     except OSError:
         return False  # it has ended, which is told by what comes next
+    mounts = [line.split(" ")[3:5] for line in lines]
     shown = "".join(f"\\{ord(c):03o}" if c in " \t\n\\" else c for c in path)
     return any(root.endswith("//deleted") and point == shown for root, point in mounts)
 

@@ -11,7 +11,7 @@ import fcntl
 import os
 import time
 
-from overlay_boot import PATH, OverlayBootError, commands, explain
+from overlay_boot import PATH, OverlayBootError, commands, explain, lines_of, printable
 from overlay_boot.enter import CANNOT, Inside
 from overlay_boot.log import Log
 from overlay_boot.records import (
@@ -211,7 +211,7 @@ class Stop:
             return
         left = [name_of(pid) for pid in _processes(self.record.pid)]
         more = f" and {len(left) - NAMES} more" if len(left) > NAMES else ""
-        names = ", ".join(sorted(filter(None, left))[:NAMES]) + more
+        names = ", ".join(map(printable, sorted(filter(None, left))[:NAMES])) + more
         self._problem(f"{names or 'pid 1'} did not end within {grace:g} s after SIGTERM: killed")
 
     def _wait_until_clear(self) -> None:
@@ -262,8 +262,8 @@ def _begun(pid: int) -> int:
     that does this for the default INIT: the subhost's second process (reaper.c, start)."""
     word, _, count = name_of(pid).partition(" ")
     try:
-        with open(f"/proc/{pid}/status", errors="replace") as lines:
-            numbers = next(line for line in lines if line.startswith("NSpid:")).split()
+        lines = lines_of(f"/proc/{pid}/status")
+        numbers = next(line for line in lines if line.startswith("NSpid:")).split()
     except (OSError, StopIteration):
         return 0
     known = word == "starting" and count.isascii() and count.isdigit() and numbers[-1] == "2"

@@ -240,6 +240,28 @@ def test_what_the_caller_may_not_reaches_no_service(subhost: Subhost) -> None:
     assert not ignored & (1 << 0 | 1 << 9), hex(ignored)
 
 
+@clause("names-odd", "error-printable")
+def test_odd_names_of_mount_points_and_processes(subhost: Subhost) -> None:
+    """With a newline, a carriage return, a sequence for terminals and a byte of no encoding in the
+    path of a mount of the main host, and of one inside, and in the name of a process there, all
+    commands work, and a message shows them on one line."""
+    name = "$(printf 'odd\\033[31m\\rn\\n\\233')"
+    shared = f"{subhost.folder}/shared"
+    mount = 'mkdir "$at" && mount -t tmpfs none "$at"'
+    subhost.prepare(f'at="{subhost.folder}/{name}"; {mount}; mkdir {shared}')
+    try:
+        subhost.boot()
+        stay = f'trap "" TERM; printf %s "{name}" > /proc/self/comm; while :; do sleep 1; done'
+        subhost.inside(f'at="/{name}"; {mount}; ({stay}) > /dev/null 2>&1 < /dev/null &')
+        done = subhost.run(f"overlay-share {shared} {subhost.name} && overlay-list")
+        assert (done.status, done.err) == (0, ""), done
+        done = subhost.run(f"overlay-stop --timeout 1 {subhost.name}", timeout=40)
+    finally:
+        subhost.prepare(f'umount "{subhost.folder}/{name}"')
+    assert done.status == 1 and done.err.count("\n") == 1, done
+    assert r"odd\x1b[31m\x0dn\x0a\x9b" in done.err and "\x1b" not in done.err, done
+
+
 @clause("cgroup", "go-cgroup")
 def test_each_has_a_cgroup_of_its_own(subhost: Subhost) -> None:
     """Below the one that its boot came from; overlay-go's commands are in it, and it goes with the

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-HEADING = "\n## Random lives and races\n"
+from tests.reliability import put
+
+HEADING = "Random lives and races"
 PART = (
-    HEADING
+    f"## {HEADING}\n"
     + """
 `make lives` writes this part of the page from its results.
 
@@ -30,7 +32,7 @@ may be left, exactly one may win, and each status and message has to be true.
 {rows}
 {done}
 Left out are the setting of the clock, and the loss of a running subhost's record together with
-its keeper or its name in /run/netns, since then nothing is left that tells of it.
+its keeper, since then nothing is left that tells of it.
 
 ### Found and mended
 
@@ -63,8 +65,6 @@ FOUND = [
 """What the trials have found in this implementation; each has a test of its own."""
 
 KNOWN = [
-    "Where both the record of a running subhost and its name in /run/netns are removed by hand, a boot "
-    + "starts it a second time on the same UPPER, and overlay-stop then ends only one of the two.",
     "One random life went wrong on a machine with five times as much to do as it had processors, and not "
     + "again with the same seed: a cgroup was there. Whether that was left by the subhost, or by the "
     + "sandbox that had been taken down before, is not known; the trial keeps the two apart since.",
@@ -96,10 +96,4 @@ def part(results: Mapping[str, Any]) -> str:
 
 def write_part(page: Path, results: Mapping[str, Any]) -> None:
     """Put the part into the page, in the place of an earlier one."""
-    page.write_text(page.read_text().partition(HEADING)[0] + part(results))
-
-
-def kept_part(page: Path) -> str:
-    """The part that a page has, for whoever writes the rest of it; empty if there is none."""
-    _, heading, text = page.read_text().partition(HEADING) if page.exists() else ("", "", "")
-    return heading + text
+    put(page, HEADING, part(results))

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.lives.report import kept_part
+from tests.reliability import put
 
 from .crew import Case, Crew, plan, sample, torture
 from .report import page
@@ -68,7 +68,7 @@ def main() -> int:
     seconds = time.monotonic() - begun
     if arguments.page:
         text = page(arguments.results, every, arguments.seed, seconds)
-        arguments.page.write_text(text + kept_part(arguments.page))
+        put(arguments.page, "", text)
     print(
         f"{done - missed} points of {every} in {seconds:.0f} s: {wrong} wrong; "
         f"{missed} more were not met again"
