@@ -339,7 +339,7 @@ def test_signals_at_any_moment(subhost: Subhost) -> None:
             )
 
 
-@clause("stop-forced")
+@clause("stop-starting")
 @pytest.mark.parametrize("name", ["starting 0", "starting \N{SUPERSCRIPT TWO}", "starting 99999"])
 def test_a_process_that_pretends_to_start_services(subhost: Subhost, name: str) -> None:
     """overlay-stop may be misled about how many were begun, but neither hindered nor silenced."""
