@@ -37,9 +37,14 @@ class Inside:
         process = record.open_process()
         if process is None:
             raise NotRunning(f"{record.name} is not running")
+        try:  # what root may do there at most is told in it (go-capabilities)
+            status = os.open(f"/proc/{record.pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            os.close(process)
+            raise NotRunning(f"{record.name} is not running") from None
         control, self.control = os.pipe()
         self.reports, reports = os.pipe()
-        more = {3: process, 4: control, 5: reports}
+        more = {3: process, 4: control, 5: reports, 8: status}
         if cgroup:
             try:
                 more[6] = os.open(f"{cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)

@@ -8,8 +8,10 @@ the kernel takes as text is encoded as file names are. See the man page of secti
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
+import sys
 
 from overlay_boot.signals import SIGNALS
 
@@ -43,6 +45,8 @@ _AT_FDCWD = -100
 _AT_RECURSIVE = 0x8000
 _AT_SYMLINK_NOFOLLOW = 0x100
 _STATX_BTIME = 0x800
+_AT_EMPTY_PATH = 0x1000
+_MOUNT_ATTR_RDONLY = 1
 _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 0x04
 _MOVE_MOUNT_T_EMPTY_PATH = 0x40
@@ -83,6 +87,17 @@ def bind(source: str, target: str, recursive: bool = True) -> None:
 def make_read_only(target: str) -> None:
     """Make the mount that target leads to read-only, whatever its source is elsewhere."""
     mount("", target, flags=MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+
+def set_read_only(target: int) -> bool:
+    """mount_setattr(2): make the mount read-only whose root an open file is, and nothing that is
+    mounted on it; False where the file is no mount's root."""
+    attributes = _MOUNT_ATTR_RDONLY.to_bytes(8, sys.byteorder) + bytes(24)  # struct mount_attr
+    flags = ctypes.c_uint(_AT_EMPTY_PATH)
+    result = _libc.mount_setattr(target, b"", flags, attributes, ctypes.c_size_t(32))
+    if result == -1 and ctypes.get_errno() == errno.EINVAL:
+        return False
+    return _check(result, "mount_setattr") == 0
 
 
 def detach(target: str) -> None:
