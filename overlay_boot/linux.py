@@ -40,6 +40,7 @@ _SFD_CLOEXEC = 0o2000000
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_IN_ROOT = 0x10
+RESOLVE_CACHED = 0x20
 _SYS_OPENAT2 = 437  # the one call here that glibc does not have
 _AT_FDCWD = -100
 _AT_RECURSIVE = 0x8000
@@ -207,10 +208,11 @@ class _OpenHow(ctypes.Structure):
     ]
 
 
-def open_in_root(root: int, path: str, flags: int, links: bool = True) -> int:
+def open_in_root(root: int, path: str, flags: int, links: bool = True, more: int = 0) -> int:
     """openat2(2): open path as if the directory root were "/", symbolic links and ".." included;
-    without links none is followed, and one on the way is an error."""
-    resolve = _RESOLVE_IN_ROOT | (_RESOLVE_NO_MAGICLINKS if links else _RESOLVE_NO_SYMLINKS)
+    without links none is followed, and one on the way is an error. `more` is RESOLVE_CACHED for a
+    path that is not to be waited for."""
+    resolve = _RESOLVE_IN_ROOT | (_RESOLVE_NO_MAGICLINKS if links else _RESOLVE_NO_SYMLINKS) | more
     how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
     result = _libc.syscall(
         ctypes.c_long(_SYS_OPENAT2),

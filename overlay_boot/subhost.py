@@ -237,7 +237,9 @@ VARIABLES = {  # in the order in which their commands run
     "START": Variable("networking ssh", "services to start, or none", _start),
     "SHARE": Variable("", "path to share with the subhost; may be repeated", _taken_as_it_is),
     "RAM_SIZE": Variable("50M", "size of the tmpfs on /run, or none", _size),
-    "CAPABILITY": Variable("", "capabilities to keep of those that it has not, or all", _capability),
+    "CAPABILITY": Variable(
+        "", "capabilities to keep of those that it has not, or all", _capability
+    ),
     "LOG": Variable("", "log file; /tmp/overlay-NAME.log by default", _log),
     "PREMOUNT": Variable("overlay-premount", "runs before the root is mounted", _hook("PREMOUNT")),
     "POSTMOUNT": Variable(
