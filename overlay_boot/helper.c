@@ -259,15 +259,18 @@ static unsigned long long bounds(void)
 
 static volatile pid_t first; /* written by a process that shares the memory */
 
-/* In between: whether this is the first process inside, which it starts as a child of its parent. */
+/* In between: whether this is the first process inside, which it starts as a child of its parent.  Only
+ * these two join the cgroup: a frozen or full one does not hold up the signals of who controls them. */
 static int is_first(void)
 {
     static const int kinds = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID;
     unsigned long long sibling[8] = {CLONE_PARENT}; /* struct clone_args, clone(2) */
     const unsigned long long kept = bounds();
 
+    (void)!write(6, "0", 1);
     close(4);
     close(5);
+    close(6);
     close(7);
     close(8);
     errno = EPERM;
@@ -315,8 +318,6 @@ static int enter(const char *how, char **command)
     pid_t leader, group, found;
 
     (void)!write(5, "r", 1); /* the terminal may be changed now: it can be put right */
-    (void)!write(6, "0", 1);
-    close(6);
     while (terminal <= 2 && !isatty(terminal))
         terminal++;
     if (terminal > 2)
@@ -335,6 +336,7 @@ static int enter(const char *how, char **command)
     if (!strcmp(how, "hold"))
         (void)!write(5, "i", 1); /* from now on the subhost has a process */
     close(3);
+    close(6);
     close(8);
     group = terminal < 0 ? -leader : leader; /* who hands it on to the group of the command */
     while ((found = waitpid(leader, &status, WNOHANG | WUNTRACED)) == 0 || WIFSTOPPED(status)) {

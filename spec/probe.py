@@ -1,4 +1,4 @@
-"""python3 probe.py: try, as root in a subhost, what could reach the main host's kernel or processes.
+"""python3 probe.py [WORD...]: try, as root in a subhost, what could reach the main host's kernel or processes.
 
 Prints one JSON object: for each attempt "done", or the name of the error. Each is harmless where it
 succeeds: a module that is not there is removed, a clock gets a rate that no clock can have, files are
@@ -13,15 +13,30 @@ import json
 import os
 import platform
 import socket
+import struct
 import sys
 from collections.abc import Callable
 
 libc = ctypes.CDLL(None, use_errno=True)
 NUMBERS = {  # of system calls that the C library has no function for
-    "x86_64": {"delete_module": 176, "finit_module": 313, "keyctl": 250, "iopl": 172},
-    "aarch64": {"delete_module": 106, "finit_module": 273, "keyctl": 219},
+    "x86_64": {
+        "add_key": 248,
+        "bpf": 321,
+        "delete_module": 176,
+        "finit_module": 313,
+        "iopl": 172,
+        "keyctl": 250,
+    },
+    "aarch64": {
+        "add_key": 217,
+        "bpf": 280,
+        "delete_module": 106,
+        "finit_module": 273,
+        "keyctl": 219,
+    },
 }[platform.machine()]
-KEYCTL_GET_KEYRING_ID, SESSION = 0, -3
+KEYCTL_GET_KEYRING_ID, KEYCTL_SEARCH, SESSION, USER = 0, 10, -3, -4
+UEVENTS = 15  # of netlink(7)
 ADJ_TICK = 0x4000
 
 
@@ -69,7 +84,7 @@ def device(kind: int, major: int, minor: int, flags: int) -> Callable[[], None]:
     """An attempt to make a device and to open it."""
 
     def attempt() -> None:
-        path = f"/probe-{major}-{minor}"
+        path = f"/dev/probe-{major}-{minor}"
         os.mknod(path, 0o600 | kind, os.makedev(major, minor))
         try:
             os.close(os.open(path, flags))
@@ -84,6 +99,65 @@ def abstract(name: str) -> Callable[[], None]:
     return lambda: socket.socket(socket.AF_UNIX).connect(f"\0{name}")
 
 
+def map_of_bpf() -> None:
+    """An array of one."""
+    call("bpf", 0, struct.pack("=IIII", 2, 4, 4, 1) + bytes(112), 128)
+
+
+def watch_files() -> None:
+    """Every file of the file system on which a given one is; nothing is waited for."""
+    group = check(libc.fanotify_init(0, os.O_RDONLY))
+    mark, opened = 0x1 | 0x100, ctypes.c_uint64(0x20)  # ADD, FILESYSTEM; FAN_OPEN
+    check(libc.fanotify_mark(group, mark, opened, -100, b"/"))
+
+
+def raw_disk() -> None:
+    """The first that the kernel has."""
+    with open("/proc/partitions") as lines:
+        major, minor = next(line.split() for line in list(lines)[2:])[:2]
+    device(0o060000, int(major), int(minor), os.O_RDONLY)()
+
+
+def watch_devices() -> None:
+    """The next event of a device of the machine's."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, UEVENTS) as events:
+        events.bind((0, 1))
+        events.settimeout(10)
+        with open("/watching", "w"):
+            pass
+        events.recv(1 << 16)
+
+
+def key_of(name: str) -> Callable[[], object]:
+    """An attempt to find a key in root's own keyring."""
+    return lambda: call("keyctl", KEYCTL_SEARCH, USER, b"user", name.encode(), 0)
+
+
+def keep_key(name: str) -> Callable[[], object]:
+    """Puts a key there."""
+    return lambda: call("add_key", b"user", name.encode(), b"x", 1, USER)
+
+
+def handle_of(path: str) -> str:
+    """What names a file of a file system: open_by_handle_at(2)."""
+    handle = ctypes.create_string_buffer(struct.pack("=Ii", 128, 0), 136)
+    check(libc.name_to_handle_at(-100, path.encode(), handle, ctypes.byref(ctypes.c_int()), 0))
+    return handle.raw.hex()
+
+
+def read_handle(handle: str, mount: str) -> str:
+    """The contents of a file, by its handle and a folder on the same file system."""
+    place = os.open(mount, os.O_RDONLY)
+    with open(check(libc.open_by_handle_at(place, bytes.fromhex(handle), os.O_RDONLY))) as file:
+        return file.read()
+
+
+OPEN: dict[str, Callable[[], object]] = {
+    "a device": device(0o020000, 1, 3, os.O_RDWR),
+    "a disk": raw_disk,
+    "BPF": map_of_bpf,
+    "watch files": watch_files,
+}
 ATTEMPTS: dict[str, Callable[[], object]] = {
     "set the clock": set_clock,
     "load a module": load_module,
@@ -106,6 +180,21 @@ def outcome(attempt: Callable[[], object]) -> str:
 
 
 if __name__ == "__main__":
-    found: dict[str, object] = {name: outcome(attempt) for name, attempt in ATTEMPTS.items()}
-    found["session keyring"] = call("keyctl", KEYCTL_GET_KEYRING_ID, SESSION, 0)
+    found: dict[str, object] = {}
+    match sys.argv[1:]:
+        case ["open"]:
+            found |= {name: outcome(attempt) for name, attempt in OPEN.items()}
+        case ["watch devices"]:
+            found["event"] = outcome(watch_devices)
+        case ["key", name]:
+            found["key"] = outcome(key_of(name))
+        case ["keep key", name]:
+            found["key"] = outcome(keep_key(name))
+        case ["handle", path]:
+            found["handle"] = handle_of(path)
+        case ["handle", handle, mount]:
+            found["text"] = read_handle(handle, mount)
+        case _:
+            found |= {name: outcome(attempt) for name, attempt in ATTEMPTS.items()}
+            found["session keyring"] = call("keyctl", KEYCTL_GET_KEYRING_ID, SESSION, 0)
     print(json.dumps(found))
