@@ -17,10 +17,12 @@ from overlay_boot.linux import (
     MS_NOEXEC,
     MS_PRIVATE,
     MS_REC,
+    SYSFS_MAGIC,
     bind,
     default_signals,
     detach,
     loopback_up,
+    magic_of,
     mount,
     pivot_root,
     set_read_only,
@@ -51,7 +53,7 @@ def tell(up: int, word: str, text: str = "") -> None:
 
 def protect_kernel(tree: Tree) -> None:
     """Make read-only what changes the main host's kernel (kernel-files): in the tree's new /proc by
-    mounts of these files on themselves, and /sys, but nothing that is mounted on it."""
+    mounts of these files on themselves, and the sysfs on /sys, but nothing that is mounted on it."""
     proc = tree.open("proc")
     os.fchdir(proc)
     os.close(proc)
@@ -67,7 +69,7 @@ def protect_kernel(tree: Tree) -> None:
         os.close(file)
     if tree.has("sys"):
         sys = tree.open("sys")
-        if not os.path.sameopenfile(sys, tree.fd):
+        if magic_of(sys) == SYSFS_MAGIC:
             set_read_only(sys)
         os.close(sys)
 

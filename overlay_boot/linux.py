@@ -8,7 +8,6 @@ the kernel takes as text is encoded as file names are. See the man page of secti
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import os
 import sys
@@ -24,6 +23,7 @@ MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
+SYSFS_MAGIC = 0x62656572
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -90,15 +90,20 @@ def make_read_only(target: str) -> None:
     mount("", target, flags=MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
 
 
-def set_read_only(target: int) -> bool:
+def set_read_only(target: int) -> None:
     """mount_setattr(2): make the mount read-only whose root an open file is, and nothing that is
-    mounted on it; False where the file is no mount's root."""
+    mounted on it."""
     attributes = _MOUNT_ATTR_RDONLY.to_bytes(8, sys.byteorder) + bytes(24)  # struct mount_attr
     flags = ctypes.c_uint(_AT_EMPTY_PATH)
     result = _libc.mount_setattr(target, b"", flags, attributes, ctypes.c_size_t(32))
-    if result == -1 and ctypes.get_errno() == errno.EINVAL:
-        return False
-    return _check(result, "mount_setattr") == 0
+    _check(result, "mount_setattr")
+
+
+def magic_of(file: int) -> int:
+    """The kind of file system that an open file is on, by its number in fstatfs(2)."""
+    found = (ctypes.c_long * 15)()
+    _check(_libc.fstatfs(file, found), "fstatfs")
+    return found[0]
 
 
 def detach(target: str) -> None:
