@@ -56,7 +56,9 @@ ERRORS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(["write", "writev", "pwrite64", "sendto", "sendmsg"], ("ENOSPC", "EINTR")),
     **dict.fromkeys(["unlink", "unlinkat", "rmdir", "umount2"], _BUSY),
     **dict.fromkeys(["chmod", "fchmod", "fchmodat", "chown", "fchown", "fchownat"], _NOT),
-    **dict.fromkeys(["mount", "mount_setattr", "move_mount", "pivot_root"], ("EBUSY", "ENOMEM", "EPERM")),
+    **dict.fromkeys(
+        ["mount", "mount_setattr", "move_mount", "pivot_root"], ("EBUSY", "ENOMEM", "EPERM")
+    ),
     **dict.fromkeys(["open_tree", "memfd_create", "pidfd_open", "signalfd4"], _FILES),
     **dict.fromkeys(["pipe", "pipe2", "dup", "dup2", "dup3", "fcntl", "socket", "bind"], _FILES),
     **dict.fromkeys(["fork", "vfork", "clone", "clone3"], _FORK),
