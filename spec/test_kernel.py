@@ -213,6 +213,17 @@ def test_root_inside_can_undo_it(subhost: Subhost) -> None:
     assert writable(subhost, "/p/sys/kernel/core_pattern")
 
 
+@clause("kernel-nested")
+def test_a_user_namespace_inside_gets_no_proc(subhost: Subhost) -> None:
+    """What is read-only in the one that is there would not be in a new one; with CAPABILITY= all it
+    gets one."""
+    command = "unshare -Urmpf --mount-proc true 2> /dev/null; echo $?"
+    for text, status in (("", "1\n"), ("CAPABILITY= all", "0\n")):
+        subhost.boot(text, omit=("LOWER",))
+        assert subhost.inside(command) == status
+        subhost.stop()
+
+
 @clause("kernel-keyring", "go-keyring")
 def test_the_session_keyring_is_new(subhost: Subhost) -> None:
     """It is neither the caller's nor, for overlay-go, that of pid 1 or of another command."""
