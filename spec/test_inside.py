@@ -1,4 +1,4 @@
-"""THE MAIN HOST'S KERNEL: what root inside can do to the main host, and to the commands there."""
+"""KERNEL: what root inside can do to the main host, and to the commands there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""THE MAIN HOST'S KERNEL: what a subhost gives up, and what is read-only in it."""
+"""KERNEL: what a subhost gives up, and what is read-only in it."""
 
 from __future__ import annotations
 
