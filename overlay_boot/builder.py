@@ -17,11 +17,15 @@ from overlay_boot.linux import (
     MS_NOEXEC,
     MS_PRIVATE,
     MS_REC,
+    SYSFS_MAGIC,
+    bind,
     default_signals,
     detach,
     loopback_up,
+    magic_of,
     mount,
     pivot_root,
+    set_read_only,
     sethostname,
     unshare,
 )
@@ -39,11 +43,35 @@ if TYPE_CHECKING:
     from overlay_boot.subhost import Subhost
 
 GO = b"g"
+KERNEL_FILES = ("sys", "sysrq-trigger", "irq", "bus")  # of /proc
 
 
 def tell(up: int, word: str, text: str = "") -> None:
     """Send overlay-boot one message; a pipe's packet holds 4096 bytes (pipe(7))."""
     os.write(up, os.fsencode(f"{word} {text}")[:4096])
+
+
+def protect_kernel(tree: Tree) -> None:
+    """Make read-only what changes the main host's kernel (kernel-files): in the tree's new /proc by
+    mounts of these files on themselves, and the sysfs on /sys, but nothing that is mounted on it."""
+    proc = tree.open("proc")
+    os.fchdir(proc)
+    os.close(proc)
+    for name in KERNEL_FILES:
+        try:
+            bind(name, name, recursive=False)
+        except FileNotFoundError:
+            continue  # this kernel has none
+        if name == "sys":  # the network is the subhost's own
+            bind("sys/net", "sys/net", recursive=False)
+        file = os.open(name, os.O_PATH | os.O_CLOEXEC)
+        set_read_only(file)
+        os.close(file)
+    if tree.has("sys"):
+        sys = tree.open("sys")
+        if magic_of(sys) == SYSFS_MAGIC:
+            set_read_only(sys)
+        os.close(sys)
 
 
 class Builder:
@@ -73,7 +101,8 @@ class Builder:
             *self.root.steps(),
             Step(f"get the commands of pid 1 from INIT {self.subhost.init}", self._get_script),
             Step(
-                "start pid 1: mount /proc, change the root, run the commands with /bin/sh",
+                f"start pid 1{self.subhost.capability}: "
+                "mount /proc, change the root, run the commands with /bin/sh",
                 self._start_pid1,
             ),
         ]
@@ -166,6 +195,8 @@ class Builder:
             unshare(CLONE_NEWNS)
             with Tree(live) as tree:
                 tree.mount("proc", "proc", MS_NODEV | MS_NOEXEC)
+                if not self.subhost.capability.all:
+                    protect_kernel(tree)
             program = os.open(HELPER, os.O_RDONLY | os.O_CLOEXEC)
             os.chdir(live)
             # Onto itself, and then the old root, now below it, is let go: no path leads back.
@@ -181,8 +212,10 @@ class Builder:
             default_signals()
             os.dup2(result, 3)
             os.set_inheritable(3, True)
-            # Priority, limits and keyring of the caller end there (pid1-limits).
-            os.execve(program, ["overlay-boot", "--run", self.script], {"PATH": PATH})
+            # Priority, limits and keyring of the caller end there (pid1-limits), and so do the
+            # capabilities that CAPABILITY does not keep, for pid 1 and all that it starts.
+            kept = f"{self.subhost.capability.kept:x}"
+            os.execve(program, ["overlay-boot", "--run", kept, self.script], {"PATH": PATH})
         except BaseException as error:  # noqa: BLE001
             os.write(result, os.fsencode(f"cannot start pid 1: {explain(error)}"))
         finally:

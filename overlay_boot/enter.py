@@ -10,12 +10,14 @@ import os
 
 from overlay_boot import HELPER, PATH, NotRunning, commands
 from overlay_boot.records import Record
+from overlay_boot.signals import SIGKILL
 from overlay_boot.waiting import Deadline, Waiter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+UNKILLABLE = 5.0  # seconds for a command to die that has been sent SIGKILL
 CANNOT = 125  # the exit status of a command that could not even be tried
 
 
@@ -37,9 +39,14 @@ class Inside:
         process = record.open_process()
         if process is None:
             raise NotRunning(f"{record.name} is not running")
+        try:  # what root may do there at most is told in it (go-capabilities)
+            status = os.open(f"/proc/{record.pid}/status", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            os.close(process)
+            raise NotRunning(f"{record.name} is not running") from None
         control, self.control = os.pipe()
         self.reports, reports = os.pipe()
-        more = {3: process, 4: control, 5: reports}
+        more = {3: process, 4: control, 5: reports, 8: status}
         if cgroup:
             try:
                 more[6] = os.open(f"{cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
@@ -83,13 +90,25 @@ class Inside:
         return commands.status_of(os.waitpid(self.pid, 0)[1])
 
     def status_within(self, seconds: float) -> int | None:
-        """Its exit status, or None if it did not end in time: it is ended then."""
+        """Its exit status, or None if it did not end in time: it is ended then. One that even SIGKILL
+        does not end, since it waits for a file system that does not answer, is left to the end of
+        the subhost."""
+        if self._ends_within(seconds):
+            return self.status()
+        self._let_go()
+        if not self._ends_within(UNKILLABLE):
+            os.kill(self.pid, SIGKILL)
+        self.status()
+        return None
+
+    def _ends_within(self, seconds: float) -> bool:
         deadline = Deadline(seconds)
         while Waiter().wait(self.reports, seconds=deadline.left):
             if self.report() == "ended":
-                return self.status()
-        self.status()
-        return None
+                return True
+            if deadline.passed:
+                break
+        return False
 
     def _let_go(self) -> None:
         """Let the command end: SIGHUP, and SIGKILL to its process group when that is ignored."""

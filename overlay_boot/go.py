@@ -12,13 +12,12 @@ import fcntl
 import os
 import select
 import signal
-import stat
 import termios
 import tty
 
 from overlay_boot import PATH, NotRunning
 from overlay_boot.enter import Inside
-from overlay_boot.linux import open_in_root, signals_as_file
+from overlay_boot.linux import RESOLVE_CACHED, open_in_root, signals_as_file
 from overlay_boot.records import Record
 from overlay_boot.signals import SIGNALS_FORWARDED, read_signal
 
@@ -214,22 +213,38 @@ def _own_description(fd: int) -> int:
 
 def _open_pty(record: Record) -> tuple[int, int]:
     """A pseudo-terminal of the subhost's own, both ends; where it has no devpts, of the main host's.
-    Its root may have put anything into the place of ptmx."""
+    Its root may have put anything into the place of ptmx, such as a device that is not to be opened,
+    or a file system that never answers: what is opened is known to be devpts's, and the kernel has
+    the way to it in memory."""
     try:
         root = os.open(f"/proc/{record.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         raise NotRunning(f"{record.name} is not running") from None
     try:
-        flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK
-        master = open_in_root(root, "dev/pts/ptmx", flags)
-        if not stat.S_ISCHR(os.fstat(master).st_mode):
-            raise OSError
+        ptmx = open_in_root(root, "dev/pts/ptmx", os.O_PATH, more=RESOLVE_CACHED)
+        try:
+            if _kind_of_mount(record.pid, ptmx) != "devpts":
+                raise OSError
+            flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
+            master = os.open(f"/proc/self/fd/{ptmx}", flags)
+        finally:
+            os.close(ptmx)
         fcntl.ioctl(master, TIOCSPTLCK, bytes(4))
         return master, fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         return os.openpty()
     finally:
         os.close(root)
+
+
+def _kind_of_mount(pid: int, file: int) -> str:
+    """The file system that an open file is on, by a process's table of mounts: unlike statfs(2) that
+    asks no file system."""
+    with open(f"/proc/self/fdinfo/{file}") as lines:
+        wanted = next(line for line in lines if line.startswith("mnt_id:")).split()[1]
+    with open(f"/proc/{pid}/mountinfo", errors="replace") as lines:
+        rows = (line.split(" ") for line in lines)
+        return next((row[row.index("-") + 1] for row in rows if row[0] == wanted), "")
 
 
 def _read(fd: int) -> bytes:

@@ -23,12 +23,49 @@
 
 #define CANNOT 125 /* the exit status that says: the command was not even tried */
 
+#ifndef SYS_clone3
+#define SYS_clone3 435
+#endif
+#ifndef SYS_mount_setattr
+#define SYS_mount_setattr 442
+#endif
+
 /* ---- the way into a script of INIT, and into a running subhost */
 
 /* A session keyring of its own, so that the caller's keys stay his (pid1-limits). */
 static void new_keyring(void)
 {
     syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, NULL);
+}
+
+static unsigned long long hexadecimal(const char *digit)
+{
+    unsigned long long value = 0;
+
+    for (; (*digit >= '0' && *digit <= '9') || (*digit >= 'a' && *digit <= 'f'); digit++)
+        value = value * 16 + (*digit <= '9' ? *digit - '0' : *digit - 'a' + 10);
+    return value;
+}
+
+/* From now on this process has no capability but these, whatever it executes, and hands none on by
+ * itself.  One that the kernel does not know is no matter (kernel-capabilities). */
+static int keep_only(unsigned long long kept)
+{
+    struct { unsigned version; int pid; } header = {0x20080522, 0};
+    struct { unsigned effective, permitted, inheritable; } sets[2]; /* capget(2) */
+
+    for (int each = 0; each < 64; each++)
+        if (!(kept >> each & 1) && prctl(PR_CAPBSET_READ, each) == 1
+            && prctl(PR_CAPBSET_DROP, each))
+            return -1;
+    if (syscall(SYS_capget, &header, sets))
+        return -1;
+    for (int half = 0; half < 2; half++) {
+        sets[half].effective &= kept >> 32 * half;
+        sets[half].permitted &= kept >> 32 * half;
+        sets[half].inheritable = 0;
+    }
+    return syscall(SYS_capset, &header, sets);
 }
 
 /* What a service has at the start of a machine, whatever the caller's shell had: priorities, and
@@ -75,14 +112,18 @@ static void fresh(void)
 
 /* pid 1, in the root of the subhost: descriptor 3 tells the boot why the script does not run, and
  * that it does by closing. */
-static int run(char *script)
+static int run(const char *kept, char *script)
 {
     char *shell[] = {"/bin/sh", "-c", script, "overlay-init", NULL};
+    const char *what = "cannot give up capabilities";
 
     fresh();
     fcntl(3, F_SETFD, FD_CLOEXEC);
-    execv(*shell, shell);
-    say(3, "cannot run the subhost's /bin/sh", ": ", strerror(errno));
+    if (!keep_only(hexadecimal(kept))) {
+        what = "cannot run the subhost's /bin/sh";
+        execv(*shell, shell);
+    }
+    say(3, what, ": ", strerror(errno));
     return 1;
 }
 
@@ -167,18 +208,18 @@ static int inside(const char *how, char **command, int terminal)
     sigset_t none;
 
     new_keyring();
-    if (!strcmp(how, "--terminate")) { /* stop-term; SIGCONT for those that are stopped */
+    if (!strcmp(how, "terminate")) { /* stop-term; SIGCONT for those that are stopped */
         kill(-1, SIGTERM);
         kill(-1, SIGCONT);
         return 0;
     }
     setsid();
-    if (terminal >= 0 && !strcmp(how, "--enter"))
+    if (terminal >= 0 && !strcmp(how, "enter"))
         return lead(command, terminal);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    while (!strcmp(how, "--hold"))
+    while (!strcmp(how, "hold"))
         pause(); /* all that it is for is to be there (stop-services) */
     return execute(command);
 }
@@ -198,13 +239,75 @@ static void wake(int number)
     (void)number;
 }
 
-/* Between outside and inside, and seen from neither.  Descriptor 3 is pid 1's pidfd.  From 4 it
+/* pid 1's bounding set, which is the subhost's own, from descriptor 8: its status in the main host's
+ * /proc.  The one inside could be covered by anything.  0 where it cannot be told. */
+static unsigned long long bounds(void)
+{
+    static const char wanted[] = "\nCapBnd:\t";
+    char part[1024], value[17] = "";
+    unsigned matched = 0, taken = 0;
+    ssize_t length;
+
+    while ((length = read(8, part, sizeof part)) > 0)
+        for (ssize_t each = 0; each < length; each++)
+            if (wanted[matched]) /* of which only the first character can begin it anew */
+                matched = part[each] == wanted[matched] ? matched + 1 : part[each] == *wanted;
+            else if (taken < sizeof value - 1)
+                value[taken++] = part[each];
+    return taken == sizeof value - 1 ? hexadecimal(value) : 0;
+}
+
+static volatile pid_t first; /* written by a process that shares the memory */
+
+/* In between: whether this is the first process inside, which it starts as a child of its parent.  Only
+ * these two join the cgroup: a frozen or full one does not hold up the signals of who controls them. */
+static int is_first(void)
+{
+    static const int kinds = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID;
+    unsigned long long sibling[8] = {CLONE_PARENT}; /* struct clone_args, clone(2) */
+    const unsigned long long kept = bounds();
+
+    (void)!write(6, "0", 1);
+    close(4);
+    close(5);
+    close(6);
+    close(7);
+    close(8);
+    errno = EPERM;
+    if (!kept || setns(3, kinds) || keep_only(kept)) { /* setns(2) changes folder, too */
+        complain("cannot enter the subhost");
+        return 0;
+    }
+    close(3);
+    first = syscall(SYS_clone3, sibling, sizeof sibling);
+    if (first < 0)
+        complain("cannot start a process in the subhost");
+    return first == 0;
+}
+
+/* The first process inside; 0 for that one itself.  It is born with the subhost's capabilities and no
+ * descriptor but 0, 1 and 2: whoever looks at it there, at whatever moment, finds nothing more. */
+static pid_t start_inside(void)
+{
+    pid_t between;
+
+    first = -1;
+    between = vfork();
+    if (between == 0) {
+        if (!is_first())
+            _exit(0);
+        return 0;
+    }
+    await(between);
+    return first;
+}
+
+/* Outside, and seen from inside by nobody.  Descriptor 3 is pid 1's pidfd, 8 its status.  From 4 it
  * reads numbers of signals for the command; the end of 4, also that of a caller who was killed, is
  * the command's too: SIGHUP, then SIGKILL (go-killed).  It writes to 5 when the command has stopped.
  * 6 is the cgroup.procs of the subhost, 7 the caller's terminal, if there are such. */
 static int enter(const char *how, char **command)
 {
-    static const int kinds = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID;
     struct pollfd control = {.fd = 4, .events = POLLIN};
     sigset_t child_only, none;
     int status = 0, terminal = 0, ending = 0;
@@ -215,12 +318,6 @@ static int enter(const char *how, char **command)
     pid_t leader, group, found;
 
     (void)!write(5, "r", 1); /* the terminal may be changed now: it can be put right */
-    (void)!write(6, "0", 1);
-    close(6);
-    if (setns(3, kinds))
-        return complain("cannot enter the subhost"), CANNOT;
-    (void)!chdir("/");
-    close(3);
     while (terminal <= 2 && !isatty(terminal))
         terminal++;
     if (terminal > 2)
@@ -229,21 +326,18 @@ static int enter(const char *how, char **command)
     sigemptyset(&child_only);
     sigaddset(&child_only, SIGCHLD);
     sigprocmask(SIG_BLOCK, &child_only, NULL);
+    leader = start_inside();
+    if (leader < 0)
+        return CANNOT;
+    if (leader == 0)
+        return inside(how, command, terminal);
     signal(SIGCHLD, wake);
     signal(SIGPIPE, SIG_IGN); /* of a caller who was killed */
-    leader = fork();
-    if (leader < 0)
-        return complain("cannot start a process in the subhost"), CANNOT;
-    if (leader == 0) {
-        close(4);
-        close(5);
-        close(7);
-        signal(SIGCHLD, SIG_DFL);
-        signal(SIGPIPE, SIG_DFL);
-        return inside(how, command, terminal);
-    }
-    if (!strcmp(how, "--hold"))
+    if (!strcmp(how, "hold"))
         (void)!write(5, "i", 1); /* from now on the subhost has a process */
+    close(3);
+    close(6);
+    close(8);
     group = terminal < 0 ? -leader : leader; /* who hands it on to the group of the command */
     while ((found = waitpid(leader, &status, WNOHANG | WUNTRACED)) == 0 || WIFSTOPPED(status)) {
         unsigned char signals[64];
@@ -278,6 +372,21 @@ static int enter(const char *how, char **command)
         }
     }
     return status_of(status);
+}
+
+/* Execute this very program again, by a mount of its file that is read-only and in no namespace. What
+ * root inside can reach by /proc/PID/exe is then no way to write to the main host's file
+ * (go-program). */
+static int enter_read_only(char **argv)
+{
+    unsigned long long read_only[4] = {1 /* MOUNT_ATTR_RDONLY */}; /* mount_setattr(2) */
+    const int flags = 1 /* OPEN_TREE_CLONE */ | O_CLOEXEC;
+    int file = syscall(SYS_open_tree, AT_FDCWD, "/proc/self/exe", flags);
+
+    argv[1] += 2;
+    if (file >= 0 && !syscall(SYS_mount_setattr, file, "", AT_EMPTY_PATH, read_only, sizeof read_only))
+        syscall(SYS_execveat, file, "", argv, environ, AT_EMPTY_PATH);
+    return complain("cannot enter the subhost"), CANNOT;
 }
 
 /* ---- the end of the keeper */
@@ -430,9 +539,11 @@ int main(int argc, char **argv)
     self = argc > 0 ? argv[0] : "";
     if (!strcmp(role, "--clear") && argc >= 8)
         return clear(argv + 2);
-    if (!strcmp(role, "--run") && argc == 3)
-        return run(argv[2]);
+    if (!strcmp(role, "--run") && argc == 4)
+        return run(argv[2], argv[3]);
     if (!strcmp(role, "--enter") || !strcmp(role, "--hold") || !strcmp(role, "--terminate"))
+        return enter_read_only(argv);
+    if (!strcmp(role, "enter") || !strcmp(role, "hold") || !strcmp(role, "terminate"))
         return enter(role, argv + 2);
     say(2, self, ": this program works for overlay-boot", " and its commands only");
     return 2;

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from overlay_boot.linux import MS_NODEV, MS_NOEXEC, MS_RDONLY
+from overlay_boot.linux import MS_NODEV, MS_NOEXEC
 from overlay_boot.tree import Made, Tree
 
 TYPE_CHECKING = False
@@ -94,7 +94,7 @@ def postmount(live: str, ram_size: str, made: Made) -> None:
         os.close(dev)
         tree.mount("dev/pts", "devpts", MS_NOEXEC, "newinstance,ptmxmode=666,mode=620,gid=5")
         tree.mount("dev/shm", "tmpfs", MS_NODEV, "mode=1777")
-        tree.mount("sys", "sysfs", MS_RDONLY | MS_NODEV | MS_NOEXEC)
+        tree.mount("sys", "sysfs", MS_NODEV | MS_NOEXEC)  # pid 1 makes it read-only
         if ram_size != "none":
             tree.mount("run", "tmpfs", MS_NODEV, f"size={ram_size},mode=755")
             run = tree.open("run")

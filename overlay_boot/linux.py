@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import sys
 
 from overlay_boot.signals import SIGNALS
 
@@ -22,6 +23,7 @@ MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
+SYSFS_MAGIC = 0x62656572
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -38,11 +40,14 @@ _SFD_CLOEXEC = 0o2000000
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_NO_SYMLINKS = 0x04
 _RESOLVE_IN_ROOT = 0x10
+RESOLVE_CACHED = 0x20
 _SYS_OPENAT2 = 437  # the one call here that glibc does not have
 _AT_FDCWD = -100
 _AT_RECURSIVE = 0x8000
 _AT_SYMLINK_NOFOLLOW = 0x100
 _STATX_BTIME = 0x800
+_AT_EMPTY_PATH = 0x1000
+_MOUNT_ATTR_RDONLY = 1
 _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 0x04
 _MOVE_MOUNT_T_EMPTY_PATH = 0x40
@@ -83,6 +88,22 @@ def bind(source: str, target: str, recursive: bool = True) -> None:
 def make_read_only(target: str) -> None:
     """Make the mount that target leads to read-only, whatever its source is elsewhere."""
     mount("", target, flags=MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+
+def set_read_only(target: int) -> None:
+    """mount_setattr(2): make the mount read-only whose root an open file is, and nothing that is
+    mounted on it."""
+    attributes = _MOUNT_ATTR_RDONLY.to_bytes(8, sys.byteorder) + bytes(24)  # struct mount_attr
+    flags = ctypes.c_uint(_AT_EMPTY_PATH)
+    result = _libc.mount_setattr(target, b"", flags, attributes, ctypes.c_size_t(32))
+    _check(result, "mount_setattr")
+
+
+def magic_of(file: int) -> int:
+    """The kind of file system that an open file is on, by its number in fstatfs(2)."""
+    found = (ctypes.c_long * 15)()
+    _check(_libc.fstatfs(file, found), "fstatfs")
+    return found[0]
 
 
 def detach(target: str) -> None:
@@ -192,10 +213,11 @@ class _OpenHow(ctypes.Structure):
     ]
 
 
-def open_in_root(root: int, path: str, flags: int, links: bool = True) -> int:
+def open_in_root(root: int, path: str, flags: int, links: bool = True, more: int = 0) -> int:
     """openat2(2): open path as if the directory root were "/", symbolic links and ".." included;
-    without links none is followed, and one on the way is an error."""
-    resolve = _RESOLVE_IN_ROOT | (_RESOLVE_NO_MAGICLINKS if links else _RESOLVE_NO_SYMLINKS)
+    without links none is followed, and one on the way is an error. `more` is RESOLVE_CACHED for a
+    path that is not to be waited for."""
+    resolve = _RESOLVE_IN_ROOT | (_RESOLVE_NO_MAGICLINKS if links else _RESOLVE_NO_SYMLINKS) | more
     how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
     result = _libc.syscall(
         ctypes.c_long(_SYS_OPENAT2),

@@ -8,11 +8,15 @@ import stat
 from overlay_boot import ConfigError, NotRunning, OverlayBootError, explain, lines_of
 from overlay_boot.linux import CLONE_NEWNS, detach, move_mount, open_tree, setns
 from overlay_boot.records import Record
+from overlay_boot.signals import SIGKILL
 from overlay_boot.tree import Tree
+from overlay_boot.waiting import Waiter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+LIMIT = 10  # seconds
 
 
 def share(record: Record, path: str) -> None:
@@ -85,6 +89,9 @@ def _in_its_mounts(record: Record, do: Callable[[], None], what: str) -> None:
     child = os.fork()
     if child == 0:
         try:
+            null = os.open("/dev/null", os.O_RDWR)
+            for fd in (0, 1, 2):  # nobody is to wait for the end of these, if it comes to that
+                os.dup2(null, fd)
             setns(process, CLONE_NEWNS)
             os.chdir("/")
             do()
@@ -94,6 +101,9 @@ def _in_its_mounts(record: Record, do: Callable[[], None], what: str) -> None:
         finally:
             os._exit(0)
     os.close(write)
+    if not Waiter().wait(read, seconds=LIMIT):
+        os.kill(child, SIGKILL)  # which may wait for an end of the subhost, and is not waited for
+        raise OverlayBootError(f"{what}: its file systems did not answer for {LIMIT} s")
     said = os.fsdecode(os.read(read, 4096))
     os.waitpid(child, 0)
     if said != "done":

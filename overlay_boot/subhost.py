@@ -59,6 +59,29 @@ class Hook:
         return " ".join(self.words)
 
 
+CAPABILITIES = {  # that a subhost has none of: what they do reaches the whole machine (capability.h)
+    "SYS_MODULE": 16,
+    "SYS_RAWIO": 17,
+    "SYS_TIME": 25,
+    "SYSLOG": 34,
+    "PERFMON": 38,
+    "BPF": 39,
+}
+
+
+class Capability:
+    """What a CAPABILITY keeps: a mask of capabilities, and whether it is all that there is, which
+    leaves the kernel's files writable too."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.all = words == ["ALL"]
+        self.dropped = [] if self.all else [name for name in CAPABILITIES if name not in words]
+        self.kept = (1 << 64) - 1 - sum(1 << CAPABILITIES[name] for name in self.dropped)
+
+    def __str__(self) -> str:
+        return " without " + " ".join(self.dropped) if self.dropped else ""
+
+
 class Subhost:
     """One subhost: absolute paths, split words, parsed cables. ConfigFile.resolve makes it."""
 
@@ -73,6 +96,7 @@ class Subhost:
         self.log: str = values["LOG"]
         self.ram_size: str = values["RAM_SIZE"]
         self.start: list[str] = values["START"]
+        self.capability: Capability = values["CAPABILITY"]
         self.cables: list[Cable] = values["CABLES"]
         self.shares: list[Share] = values["SHARE"]
         self.premount: Hook = values["PREMOUNT"]
@@ -162,6 +186,18 @@ def _start(text: str, _: dict[str, Any]) -> list[str]:
     return words
 
 
+def _capability(text: str, _: dict[str, Any]) -> Capability:
+    if isinstance(text, Pending):
+        return Capability([])
+    words = [word.upper().removeprefix("CAP_") for word in text.split()]
+    if words != ["ALL"] and (wrong := [word for word in words if word not in CAPABILITIES]):
+        raise Mistake(
+            f"CAPABILITY: {wrong[0][:40]!r} is none of {' '.join(CAPABILITIES)}, which a subhost has "
+            "not: name some of these, or all alone"
+        )
+    return Capability(words)
+
+
 def _cables(text: str, known: dict[str, Any]) -> list[Cable]:
     return [] if isinstance(text, Pending) else parse_cables(known["NAME"], text)
 
@@ -201,6 +237,9 @@ VARIABLES = {  # in the order in which their commands run
     "START": Variable("networking ssh", "services to start, or none", _start),
     "SHARE": Variable("", "path to share with the subhost; may be repeated", _taken_as_it_is),
     "RAM_SIZE": Variable("50M", "size of the tmpfs on /run, or none", _size),
+    "CAPABILITY": Variable(
+        "", "capabilities to keep of those that it has not, or all", _capability
+    ),
     "LOG": Variable("", "log file; /tmp/overlay-NAME.log by default", _log),
     "PREMOUNT": Variable("overlay-premount", "runs before the root is mounted", _hook("PREMOUNT")),
     "POSTMOUNT": Variable(

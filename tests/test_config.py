@@ -40,13 +40,14 @@ def refused(base: Path, text: str) -> str:
 
 def test_every_default_is_the_pages(base: Path) -> None:
     subhost = read(base, HOOKS + "BASE=.").check()
-    assert set(subhost.texts) == set(VARIABLES) and len(VARIABLES) == 14
+    assert set(subhost.texts) == set(VARIABLES) and len(VARIABLES) == 15
     assert {
         k: v for k, v in subhost.texts.items() if k not in ("INIT", "PREMOUNT", "POSTMOUNT")
     } == {
         "NAME": "some",
         "BASE": str(base),
         "CABLES": "",
+        "CAPABILITY": "",
         "LIVE": f"{base}/live",
         "LOG": "/tmp/overlay-some.log",
         "LOWER": "/",

@@ -39,7 +39,7 @@ CONDITIONS: dict[str, list[Where]] = {
     "openat": _opened(2),
     "fcntl": [Where(1, _ALL, 0), Where(1, _ALL, 1030)],  # F_DUPFD, F_DUPFD_CLOEXEC
     "ioctl": [Where(1, _ALL, 0x8914)],  # SIOCSIFFLAGS
-    "prctl": [Where(0, _ALL, 36)],  # PR_SET_CHILD_SUBREAPER
+    "prctl": [Where(0, _ALL, 36), Where(0, _ALL, 24)],  # PR_SET_CHILD_SUBREAPER, PR_CAPBSET_DROP
 }
 
 _ROOM = ("ENOSPC", "EPERM")
@@ -56,12 +56,15 @@ ERRORS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(["write", "writev", "pwrite64", "sendto", "sendmsg"], ("ENOSPC", "EINTR")),
     **dict.fromkeys(["unlink", "unlinkat", "rmdir", "umount2"], _BUSY),
     **dict.fromkeys(["chmod", "fchmod", "fchmodat", "chown", "fchown", "fchownat"], _NOT),
-    **dict.fromkeys(["mount", "move_mount", "pivot_root"], ("EBUSY", "ENOMEM", "EPERM")),
+    **dict.fromkeys(
+        ["mount", "mount_setattr", "move_mount", "pivot_root"], ("EBUSY", "ENOMEM", "EPERM")
+    ),
     **dict.fromkeys(["open_tree", "memfd_create", "pidfd_open", "signalfd4"], _FILES),
     **dict.fromkeys(["pipe", "pipe2", "dup", "dup2", "dup3", "fcntl", "socket", "bind"], _FILES),
     **dict.fromkeys(["fork", "vfork", "clone", "clone3"], _FORK),
     **dict.fromkeys(["execve", "unshare", "setns"], ("ENOMEM", "EPERM")),
     **dict.fromkeys(["chdir", "fchdir", "chroot", "sethostname", "ioctl", "prctl"], _NOT),
+    **dict.fromkeys(["capset"], _NOT),
     **dict.fromkeys(["setsid", "setpgid", "kill", "pidfd_send_signal"], _NOT),
     **dict.fromkeys(["wait4", "waitid"], ("EINTR",)),
     "flock": ("EINTR", "ENOLCK"),
