@@ -15,7 +15,7 @@ import signal
 import termios
 import tty
 
-from overlay_boot import PATH, NotRunning
+from overlay_boot import PATH, NotRunning, lines_of
 from overlay_boot.enter import Inside
 from overlay_boot.linux import RESOLVE_CACHED, open_in_root, signals_as_file
 from overlay_boot.records import Record
@@ -240,11 +240,10 @@ def _open_pty(record: Record) -> tuple[int, int]:
 def _kind_of_mount(pid: int, file: int) -> str:
     """The file system that an open file is on, by a process's table of mounts: unlike statfs(2) that
     asks no file system."""
-    with open(f"/proc/self/fdinfo/{file}") as lines:
-        wanted = next(line for line in lines if line.startswith("mnt_id:")).split()[1]
-    with open(f"/proc/{pid}/mountinfo", errors="replace") as lines:
-        rows = (line.split(" ") for line in lines)
-        return next((row[row.index("-") + 1] for row in rows if row[0] == wanted), "")
+    lines = lines_of(f"/proc/self/fdinfo/{file}")
+    wanted = next(line for line in lines if line.startswith("mnt_id:")).split()[1]
+    rows = (line.split(" ") for line in lines_of(f"/proc/{pid}/mountinfo"))
+    return next((row[row.index("-") + 1] for row in rows if row[0] == wanted), "")
 
 
 def _read(fd: int) -> bytes:
