@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 
-from overlay_boot import ConfigError, check, commands
+from overlay_boot import ConfigError, cgroup, check, commands
 from overlay_boot.check import Mistake, Pending
 from overlay_boot.subhost import VARIABLES, Share, Subhost, command_environment
 from overlay_boot.waiting import Waiter
@@ -161,6 +161,8 @@ class ConfigFile:
         for share in self.shares:
             if text := check.share_problem(subhost, share):
                 found.append((share.line, f"SHARE: {text}"))
+        if subhost.init.systemd and (text := cgroup.problem()):
+            found.append((self.line("INIT"), f"INIT: {text}"))
         advice = [(self.line(name), text) for name, text in check.warnings(subhost)]
         # What a command of the file may yet create is no mistake.
         bridges = [(self.line("CABLES"), text) for text in check.bridges(subhost)]

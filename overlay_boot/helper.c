@@ -204,7 +204,8 @@ static void wake(int number)
  * 6 is the cgroup.procs of the subhost, 7 the caller's terminal, if there are such. */
 static int enter(const char *how, char **command)
 {
-    static const int kinds = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID;
+    static const int kinds = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID
+        | CLONE_NEWCGROUP; /* which is the main host's where pid 1 has made none */
     struct pollfd control = {.fd = 4, .events = POLLIN};
     sigset_t child_only, none;
     int status = 0, terminal = 0, ending = 0;
