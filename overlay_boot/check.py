@@ -183,7 +183,7 @@ def _host_path(share: Share, lower: str) -> str:
 
 def _service_problem(subhost: Subhost, word: str, hidden: set[str]) -> str:
     """Why a word of START will not be started; empty where it will, or nothing is known."""
-    layers = [subhost.upper] + ([subhost.lower] if subhost.root_kind == "overlay" else [])
+    layers = _layers(subhost)
     path = word if word.startswith("/") else f"/etc/init.d/{word}"
     shown = word if len(word) <= 60 else f"{word[:60]}..."
     try:
@@ -217,13 +217,17 @@ def _service_problem(subhost: Subhost, word: str, hidden: set[str]) -> str:
 
 def _no_systemd(subhost: Subhost, hidden: set[str]) -> str:
     """What is to be said where the subhost will have no systemd."""
-    layers = [subhost.upper] + ([subhost.lower] if subhost.root_kind == "overlay" else [])
     try:
-        if _look_up(layers, "/lib/systemd/systemd", hidden):
+        if _look_up(_layers(subhost), "/lib/systemd/systemd", hidden):
             return ""
     except (LookupError, PermissionError):
         return ""
     return "INIT: /lib/systemd/systemd is not there in the subhost: install systemd in it"
+
+
+def _layers(subhost: Subhost) -> list[str]:
+    """What the subhost's root is made of, the uppermost first."""
+    return [subhost.upper] + ([subhost.lower] if subhost.root_kind == "overlay" else [])
 
 
 def _has_unit(layers: list[str], word: str, hidden: set[str]) -> bool:

@@ -148,7 +148,7 @@ class Stop:
         """Ask systemd to stop all units in their order, and to end (stop-systemd). It passes over
         the signal before it is ready for it."""
         begun = time.monotonic()
-        seconds = self.timeout * max(len(self.record.start), 1) + GRACE
+        seconds = self.timeout * max(len(self.record.start), 1) + min(GRACE, self.timeout)
         deadline = Deadline(seconds)
         while not _awaits(self.record.pid, POWER_OFF) and not deadline.passed:
             if self._ended(process, 0.02):
