@@ -63,7 +63,7 @@ def test_the_words_of_start_are_units(systemd: Subhost) -> None:
     assert told(systemd) == ["one", "tick.timer", "at@7"]
 
 
-@clause("systemd-script", "systemd-order", "systemd-stop", "stop-systemd")
+@clause("systemd-script", "systemd-stop", "stop-systemd")
 def test_scripts_and_units_start_and_stop_in_order(systemd: Subhost) -> None:
     """A unit behind the one that it needs, a script behind the words before it; the stop is the
     reverse of that, and nothing is started anew meanwhile."""
