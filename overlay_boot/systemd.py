@@ -172,7 +172,9 @@ def run(arguments: list[str]) -> int:
     try:
         name, words, upper = (os.environ[name] for name in ("NAME", "START", "UPPER"))
     except KeyError as error:
-        raise OverlayBootError(f"{error.args[0]} is not set: only overlay-boot runs this") from None
+        raise OverlayBootError(
+            f"{error.args[0]} is not set: only overlay-boot runs this"
+        ) from None
     if problem := cgroup.problem():
         raise OverlayBootError(problem)
     out(init(name, VARIABLES["START"].parse(words, {}), upper).rstrip("\n"))
