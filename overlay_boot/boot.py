@@ -266,7 +266,7 @@ class Boot:
             seen = 0 if starting else seen + 1
             if seen == 2:  # for a moment it is .reaper before it has a process to wait for
                 return
-            self.waiter.wait(seconds=0.003)
+            self.waiter.wait(seconds=0.02 if self.record.systemd else 0.003)
         raise OverlayBootError(
             f"{self.subhost.name}: it ended before its services had been started: "
             f"see {self.subhost.log}"

@@ -80,6 +80,14 @@ for folder in $folders; do
 done
 cd /
 {units}
+for name in {names}; do
+    [ -x /etc/init.d/$name ] || continue
+    for folder in /etc /usr/local/lib /lib; do
+        [ ! -e $folder/systemd/system/$name.service ] || continue 2
+    done
+    cat > /run/systemd/system/$name.service << END
+{initd}END
+done
 ln -sf /run/systemd/system/overlay-subhost.target $control/default.target
 # The messages to it would be on the main host's.
 [ ! -e /dev/console ] || mount --bind /dev/null /dev/console
@@ -107,7 +115,7 @@ After={units}
 Type=oneshot
 ExecStart=/bin/sh /run/overlay-init/report
 """
-# As a script of /etc/init.d has one (systemd-sysv-generator(8)).
+# What systemd-sysv-generator(8) made of a script of /etc/init.d, as long as there was one.
 START_STOP = """\
 [Unit]
 Description={path}
@@ -212,7 +220,10 @@ def init(name: str, start: list[str], upper: str) -> str:
     report = REPORT.format(
         words=" ".join(map(_quoted, start)), units=" ".join(map(_quoted, units))
     )
+    named = "/etc/init.d/$name"
     return SCRIPT.format(
+        names=" ".join(filter(_may_be_a_script, start)),
+        initd=START_STOP.format(path=named, program=named, before="network.target"),
         identity="" if os.path.lexists(f"{upper}/etc/machine-id") else IDENTITY,
         report=report if start else "exec 1<> /run/overlay-init/log\n",
         masked=" ".join(unit for unit in MASKED.split() if unit not in units),
@@ -221,6 +232,12 @@ def init(name: str, start: list[str], upper: str) -> str:
         units="\n".join([f"mkdir -p {folder}", *written]),
         name=_quoted(name),
     )
+
+
+def _may_be_a_script(word: str) -> bool:
+    """Whether a word of START may be that of a script in /etc/init.d."""
+    known = all(character.isalnum() or character in "-_.+" for character in word)
+    return known and not word.endswith(SUFFIXES)
 
 
 def _plain(text: str) -> str:

@@ -49,18 +49,20 @@ def told(subhost: Subhost) -> list[str]:
     return [line.split(":")[0].removesuffix(" failed") for line in starts]
 
 
-@clause("init-systemd", "systemd-units", "systemd-log")
+@clause("init-systemd", "systemd-units", "systemd-initd", "systemd-log")
 def test_the_words_of_start_are_units(systemd: Subhost) -> None:
     """With and without a suffix; pid 1 is systemd, and the log has a line for each."""
     for name in ("one.service", "at@.service", "tick.service"):
         unit(systemd, name)
     unit(systemd, "tick.timer", "[Timer]\nOnBootSec=1h\n")
-    boot(systemd, "START= one tick.timer at@7")
+    systemd.put("root/etc/init.d/old", "#!/bin/sh\nsleep 4321 &\necho $1 >> /old\n")
+    boot(systemd, "START= one tick.timer at@7 old")
     assert systemd.inside("cat /proc/1/comm") == "systemd\n"
     found = active(systemd)
-    assert {"one.service", "tick.timer", "at@7.service"} <= found, found
+    assert {"one.service", "tick.timer", "at@7.service", "old.service"} <= found, found
     assert "tick.service" not in found
-    assert told(systemd) == ["one", "tick.timer", "at@7"]
+    assert systemd.inside("cat /old") == "start\n"
+    assert told(systemd) == ["one", "tick.timer", "at@7", "old"]
 
 
 @clause("systemd-script", "systemd-stop", "stop-systemd")
