@@ -22,7 +22,7 @@ from overlay_boot.records import (
     process_status,
     start_time,
 )
-from overlay_boot.signals import SIGKILL, SIGTERM, kill_process
+from overlay_boot.signals import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, kill_process
 from overlay_boot.waiting import Deadline, Waiter
 
 TYPE_CHECKING = False
@@ -63,9 +63,11 @@ class Stop:
         if process is not None:
             pinned = self._pin_namespace()
             try:
-                if self._is_systemd(process):
+                if self.record.systemd and not self._runs_systemd():
+                    self._end_script(process)
+                if self._runs_systemd():
                     self._power_off(process)
-                else:
+                elif not self._ended(process, 0):
                     self._stop_start(process)
                 if not self._ended(process, 0):
                     self._terminate(process)
@@ -136,13 +138,18 @@ class Stop:
     def _ended(self, process: int, seconds: float | None) -> bool:
         return self.waiter.ended(process, seconds)
 
-    def _is_systemd(self, process: int) -> bool:
-        """Whether pid 1 is systemd, waiting for one that is just about to be."""
-        deadline = Deadline(STARTING if self.record.systemd else 0)
-        while not (found := name_of(self.record.pid).startswith("systemd")):
-            if deadline.passed or self._ended(process, 0.01):
-                break
-        return found
+    def _runs_systemd(self) -> bool:
+        """Whether pid 1 is systemd, be it on its way down by now."""
+        return name_of(self.record.pid).startswith("systemd")
+
+    def _end_script(self, process: int) -> None:
+        """End a pid 1 that is just about to be systemd, and so has started nothing."""
+        kill_process(process, SIGSTOP)  # or else it might go on between the look and the end
+        if not self._runs_systemd():
+            kill_process(process, SIGKILL)
+            self._say("stopped before systemd was executed")
+            self._ended(process, SETTLE)
+        kill_process(process, SIGCONT)
 
     def _power_off(self, process: int) -> None:
         """Ask systemd to stop all units in their order, and to end (stop-systemd). It passes over

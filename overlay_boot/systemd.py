@@ -128,9 +128,10 @@ GuessMainPID=no
 KillMode=process
 IgnoreSIGPIPE=no
 TimeoutSec=5min
-ExecStart="{program}" start
-ExecStop="{program}" stop
+ExecStart={program} start
+ExecStop={program} stop
 """
+ANY_PATH = """/bin/sh -c 'exec "$$0" "$$1"' """  # systemd itself refuses some
 REPORT = r"""exec 1<> /run/overlay-init/log
 unknown() {{
     LoadState='' ActiveState='' Result=success ConditionResult='' ConditionTimestampMonotonic=0
@@ -211,9 +212,9 @@ def init(name: str, start: list[str], upper: str) -> str:
     for number, path in enumerate(start):
         if path.startswith("/"):
             before = _plain(" ".join(units[:number]))
-            program = _plain(path).replace("\\", r"\\").replace('"', r"\"").replace("$", "$$")
+            quoted = _plain(path).replace("\\", r"\\").replace('"', r"\"").replace("$", "$$")
             files[units[number]] = START_STOP.format(
-                path=_plain(path), program=program, before=before
+                path=_plain(path), program=f'{ANY_PATH}"{quoted}"', before=before
             )
     folder = "/run/systemd/system"
     written = [f"cat > {folder}/{file} << 'END'\n{text}END" for file, text in files.items()]

@@ -29,7 +29,7 @@ def test_any_shell_takes_the_script(tmp_path: Path, shell: str) -> None:
     report = script.partition("overlay-init/report << 'END'\n")[2].partition("END\n")[0]
     for text in (script, report):
         assert subprocess.run(command, input=text, text=True, check=False).returncode == 0
-    assert 'ExecStart="/opt/a\\"$$b%%c\\\\" start\n' in script
+    assert ' "/opt/a\\"$$b%%c\\\\" start\n' in script
     assert "After=it's.service\n[Service]" in script
 
 
