@@ -8,6 +8,7 @@ from spec.clauses import clause
 from spec.plugin import precondition
 from spec.subhost import Subhost
 from spec.targets import Result
+from spec.waiting import PID1
 
 INIT = "LOWER= /\nINIT= overlay-init-systemd\n"
 HAVE = "[ -e /sys/fs/cgroup/cgroup.controllers ] && [ -w /sys/fs/cgroup ] && [ -x /lib/systemd/systemd ]"
@@ -215,11 +216,14 @@ def test_a_crash_leaves_nothing_that_matters(systemd: Subhost) -> None:
 
 
 @clause("stop-systemd")
-def test_systemd_is_asked_at_once(systemd: Subhost) -> None:
-    """Also where it has only just been started, and is not ready for signals."""
+@pytest.mark.parametrize("executed", [False, True], ids=["at once", "when it runs"])
+def test_systemd_can_be_stopped_at_once(systemd: Subhost, executed: bool) -> None:
+    """Before it is executed as well as where it has only just been, and is not ready for signals."""
     unit(systemd, "one.service", f"{SLEEP}ExecStartPre=/bin/sleep 4321\n")
     systemd.write(f"{INIT}START= one")
-    done = systemd.run(f"overlay-boot {systemd.conf} && overlay-stop {systemd.name}", timeout=180)
+    until = f'until [ "$(cat /proc/$(pid1 {systemd.name})/comm)" = systemd ]; do :; done &&'
+    steps = f"overlay-boot {systemd.conf} && {until * executed} overlay-stop {systemd.name}"
+    done = systemd.run(f"{PID1}\n{steps}", timeout=180)
     assert done.status == 0, done
     assert not systemd.pid1() and no_cgroup(systemd)
 
