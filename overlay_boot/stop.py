@@ -309,12 +309,10 @@ def _awaits(pid: int, number: int) -> bool:
     """Whether a process blocks or catches a signal: as pid 1 of its namespace it passes over any
     other (pid_namespaces(7))."""
     try:
-        with open(f"/proc/{pid}/status", errors="replace") as lines:
-            masks = [
-                int(line.split()[1], 16) for line in lines if line[:6] in ("SigBlk", "SigCgt")
-            ]
+        lines = lines_of(f"/proc/{pid}/status")
     except OSError:
         return False
+    masks = [int(line[7:], 16) for line in lines if line.startswith(("SigBlk:", "SigCgt:"))]
     return any(mask >> number - 1 & 1 for mask in masks)
 
 
