@@ -66,7 +66,7 @@ def test_the_words_of_start_are_units(systemd: Subhost) -> None:
     assert told(systemd) == ["one", "tick.timer", "at@7", "old"]
 
 
-@clause("systemd-script", "systemd-stop", "stop-systemd")
+@clause("systemd-script", "systemd-stop")
 def test_scripts_and_units_start_and_stop_in_order(systemd: Subhost) -> None:
     """A unit behind the one that it needs, a script behind the words before it; the stop is the
     reverse of that, and nothing is started anew meanwhile."""
@@ -215,7 +215,7 @@ def test_a_crash_leaves_nothing_that_matters(systemd: Subhost) -> None:
     assert no_cgroup(systemd)
 
 
-@clause("stop-systemd")
+@clause("systemd-stop-early")
 @pytest.mark.parametrize("executed", [False, True], ids=["at once", "when it runs"])
 def test_systemd_can_be_stopped_at_once(systemd: Subhost, executed: bool) -> None:
     """Before it is executed as well as where it has only just been, and is not ready for signals."""
@@ -283,7 +283,7 @@ def executed(subhost: Subhost, name: str) -> bool:
 def test_wait_returns_when_another_init_is_executed(subhost: Subhost) -> None:
     """Not before that, and not at the subhost's end."""
     init = subhost.put("init", "#!/bin/sh\necho 'sleep 1; exec /opt/other'\n")
-    subhost.put("root/opt/other", "#!/bin/sh\nwhile :; do sleep 0.1; done\n")
+    subhost.put("root/opt/other", "#!/bin/sh\nmkfifo /never; read line < /never\n")
     subhost.write(f"INIT= {init}")
     done = subhost.run(f"overlay-boot --wait {subhost.conf} < /dev/null")
     assert done.status == 0, done
@@ -299,7 +299,7 @@ def test_a_systemd_is_asked_by_its_signal(subhost: Subhost) -> None:
     subhost.put("root/one", "#!/bin/sh\necho $1 >> /calls\n")
     subhost.start(f"{init}\nSTART= /one")
     assert executed(subhost, "systemd")
-    done = subhost.stop()
+    done = subhost.stop("--timeout", "5")
     assert done.status == 0 and done.err == "", done
     root = f"{subhost.folder}/root"
     assert subhost.target.read(f"{root}/asked") == "asked\n"
