@@ -33,7 +33,7 @@ from overlay_boot import (
 )
 from overlay_boot.builder import GO, Builder, tell
 from overlay_boot.commands import duplicate_above
-from overlay_boot.linux import become_subreaper, default_signals
+from overlay_boot.linux import become_subreaper, default_signals, open_in_root
 from overlay_boot.log import Log
 from overlay_boot.records import FOLDER, Record, name_of, read_link
 from overlay_boot.running import claim, hold
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from overlay_boot.subhost import Subhost
 
 IFDOWN = 90  # seconds
+SCRIPT = ("overlay-boot", "sh", "overlay-init")  # names of pid 1 while it runs INIT's commands
 
 
 def boot(conf: ConfigFile, waiter: Waiter) -> Boot:
@@ -183,7 +184,12 @@ class Boot:
         try:
             cgroup.join(self.cgroup, self.builder.pid)
         except OSError as error:
-            self.log.say(f"{self.cgroup} cannot be used: {explain(error)}")
+            what = f"{self.cgroup} cannot be used: {explain(error)}"
+            if self.subhost.init.systemd:
+                raise OverlayBootError(
+                    f"{what}: systemd needs it, the default INIT does not"
+                ) from error
+            self.log.say(what)
 
     def finish(self) -> None:
         """Let pid 1 start; returns when it has, the builder has ended and the keeper is no Python
@@ -250,17 +256,36 @@ class Boot:
             os.unlink(self.record.netns)
         self.builder.root.undo_files()  # if the builder was killed before it could
 
-    def wait_for_reaper(self) -> None:
-        """Return when pid 1 has become /.reaper: START's services have been started."""
+    def wait_for_start(self) -> None:
+        """Return when pid 1 has become /.reaper, or another program, and START's services have been
+        started."""
         seen = 0
         while self.record.alive():
-            seen = seen + 1 if name_of(self.record.pid) == ".reaper" else 0
-            if seen == 2:  # for a moment it has that name before it has a process to wait for
+            name = name_of(self.record.pid)
+            starting = name in SCRIPT or name != ".reaper" and self._systemd_starts()
+            seen = 0 if starting else seen + 1
+            if seen == 2:  # for a moment it is .reaper before it has a process to wait for
                 return
-            self.waiter.wait(seconds=0.003)
+            self.waiter.wait(seconds=0.02 if self.record.systemd else 0.003)
         raise OverlayBootError(
-            f"{self.subhost.name}: it ended before /.reaper ran: see {self.subhost.log}"
+            f"{self.subhost.name}: it ended before its services had been started: "
+            f"see {self.subhost.log}"
         )
+
+    def _systemd_starts(self) -> bool:
+        """Whether systemd is still at it: what systemd.py has put there goes with the last word of
+        what was started."""
+        try:
+            root = os.open(f"/proc/{self.record.pid}/root", os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            return False  # it has ended
+        try:
+            os.close(open_in_root(root, "run/overlay-init", os.O_PATH))
+        except OSError:
+            return False
+        finally:
+            os.close(root)
+        return True
 
     def not_started(self) -> list[str]:
         """The services that /.reaper has told in the log to have failed in this boot (reaper.c)."""

@@ -10,17 +10,50 @@ from overlay_boot.waiting import Deadline, Waiter
 MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # the second where v1 is mounted as well
 
 
+def _of(pid: int | str) -> str:
+    """The path of a process's cgroup in the hierarchy of v2; empty where there is none."""
+    lines = lines_of(f"/proc/{pid}/cgroup")
+    return next((line[3:] for line in lines if line.startswith("0::")), "")
+
+
 def wanted(name: str) -> str:
     """Where the cgroup of the subhost of that name is to be: below the one that this process is
     in, so that the limits of a unit or of an administrator hold for it. Empty where it cannot be
     made, as there is no cgroup v2, or it is read-only."""
-    lines = lines_of("/proc/self/cgroup")
-    own = next((line[3:] for line in lines if line.startswith("0::")), "")
+    own = _of("self")
     for mount in MOUNTS if own else ():
         folder = mount + own.rstrip("/")
         if os.access(f"{folder}/cgroup.procs", os.W_OK):
             return f"{folder}/overlay-{name}"
     return ""
+
+
+def problem() -> str:
+    """Why systemd cannot be pid 1 of a subhost on this machine; empty where it can."""
+    if not os.path.exists(f"{MOUNTS[0]}/cgroup.controllers"):
+        return (
+            f"systemd in a subhost needs cgroup v2 alone on {MOUNTS[0]}, and this machine has v1 or "
+            "none: start it with systemd.unified_cgroup_hierarchy=1, or use the default INIT"
+        )
+    if not wanted(""):
+        return (
+            f"systemd in a subhost needs a cgroup of its own, and {MOUNTS[0]}{_of('self')} cannot be "
+            "written: mount it read-write, or use the default INIT"
+        )
+    return ""
+
+
+def of_process(pid: int, outer: str) -> str:
+    """Where a process is in the cgroup `outer`: below it where systemd is at work, which the kernel
+    allows no process in the outer one itself."""
+    try:
+        own = _of(pid)
+    except OSError:
+        return outer  # it has ended
+    for mount in MOUNTS:
+        if f"{mount}{own}".startswith(f"{outer}/"):
+            return mount + own
+    return outer
 
 
 def join(cgroup: str, pid: int) -> None:

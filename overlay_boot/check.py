@@ -138,10 +138,12 @@ def warnings(subhost: Subhost) -> Iterator[tuple[str, str]]:
     if newer := _newer_packages(subhost):
         yield "LOWER", f"LOWER: {newer}"
     hooks = [subhost.init, subhost.postmount, subhost.premount]
-    if any(isinstance(hook, Pending) or not hook.ours for hook in hooks):
+    if not all(hook.ours or hook.systemd for hook in hooks):
         return  # whatever these do with START, or put into the root
     if not isinstance(subhost.start, Pending):
         hidden = {*unseen, *(os.path.normpath(share.target) for share in subhost.shares)}
+        if subhost.init.systemd and (text := _no_systemd(subhost, hidden)):
+            yield "INIT", text
         wrong = [
             text for word in subhost.start if (text := _service_problem(subhost, word, hidden))
         ]
@@ -181,11 +183,13 @@ def _host_path(share: Share, lower: str) -> str:
 
 def _service_problem(subhost: Subhost, word: str, hidden: set[str]) -> str:
     """Why a word of START will not be started; empty where it will, or nothing is known."""
-    layers = [subhost.upper] + ([subhost.lower] if subhost.root_kind == "overlay" else [])
+    layers = _layers(subhost)
     path = word if word.startswith("/") else f"/etc/init.d/{word}"
-    units = [f"{folder}/systemd/system/{word}.service" for folder in ("/etc", "/lib", "/usr/lib")]
     shown = word if len(word) <= 60 else f"{word[:60]}..."
     try:
+        unit = not word.startswith("/") and _has_unit(layers, word, hidden)
+        if unit and subhost.init.systemd:
+            return ""
         found = _look_up(layers, path, hidden)
         if found and stat.S_ISREG(found.st_mode) and found.st_mode & 0o111:
             return ""
@@ -193,17 +197,50 @@ def _service_problem(subhost: Subhost, word: str, hidden: set[str]) -> str:
             return f"START: {path} in the subhost is not an executable file: chmod +x it"
         if word.startswith("/"):
             return f"START: {shown} is not there in the subhost: create it, or correct START"
-        unit = any(_look_up(layers, each, hidden) for each in units)
     except (LookupError, PermissionError):
         return ""
     if unit:
         return (
-            f"START: {shown} has only a systemd unit in the subhost and no /etc/init.d/{shown}: "
-            "write a start/stop script, and name its full path"
+            f"START: {shown} has only a systemd unit in the subhost and no /etc/init.d/{shown}: run "
+            "that with INIT= overlay-init-systemd, or write a start/stop script and name its full path"
+        )
+    if subhost.init.systemd:
+        return (
+            f"START: {shown} has no systemd unit in the subhost: install it there or on the main "
+            "host, or correct START"
         )
     return (
         f"START: {shown} has no /etc/init.d/{shown} in the subhost: install it there or on the "
         "main host, or correct START"
+    )
+
+
+def _no_systemd(subhost: Subhost, hidden: set[str]) -> str:
+    """What is to be said where the subhost will have no systemd."""
+    try:
+        if _look_up(_layers(subhost), "/lib/systemd/systemd", hidden):
+            return ""
+    except (LookupError, PermissionError):
+        return ""
+    return "INIT: /lib/systemd/systemd is not there in the subhost: install systemd in it"
+
+
+def _layers(subhost: Subhost) -> list[str]:
+    """What the subhost's root is made of, the uppermost first."""
+    return [subhost.upper] + ([subhost.lower] if subhost.root_kind == "overlay" else [])
+
+
+def _has_unit(layers: list[str], word: str, hidden: set[str]) -> bool:
+    """Whether there is a systemd unit for a word of START, be it an instance of a template."""
+    from overlay_boot.systemd import unit_of
+
+    name, at, instance = unit_of(word).partition("@")
+    names = [name + at + instance, *([f"{name}@.{instance.rpartition('.')[2]}"] if at else [])]
+    folders = [
+        f"{folder}/systemd/system" for folder in ("/etc", "/usr/local/lib", "/lib", "/usr/lib")
+    ]
+    return any(
+        _look_up(layers, f"{folder}/{name}", hidden) for folder in folders for name in names
     )
 
 

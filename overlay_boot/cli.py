@@ -206,7 +206,7 @@ def _stay(booted: Boot, waiter: Waiter, flags: list[str]) -> int:
     failed: list[str] = []
     try:
         if flags == ["--wait"]:
-            booted.wait_for_reaper()
+            booted.wait_for_start()
             failed = booted.not_started()
         booted.notify()
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 
-from overlay_boot import ConfigError, check, commands
+from overlay_boot import ConfigError, cgroup, check, commands
 from overlay_boot.check import Mistake, Pending
 from overlay_boot.subhost import VARIABLES, Share, Subhost, command_environment
 from overlay_boot.waiting import Waiter
@@ -148,7 +148,7 @@ class ConfigFile:
                 values[name] = value = variable.parse(text, values)
             except Mistake as mistake:
                 found += [(self.line(name), line) for line in mistake.lines]
-                values[name] = value = Pending(text)
+                values[name] = value = variable.parse(Pending(text), values)
             texts[name] = value if isinstance(value, str) else " ".join(text.split())
             if name.endswith(("MOUNT", "INIT")):
                 texts[name] = str(value)
@@ -161,6 +161,8 @@ class ConfigFile:
         for share in self.shares:
             if text := check.share_problem(subhost, share):
                 found.append((share.line, f"SHARE: {text}"))
+        if subhost.init.systemd and (text := cgroup.problem()):
+            found.append((self.line("INIT"), f"INIT: {text}"))
         advice = [(self.line(name), text) for name, text in check.warnings(subhost)]
         # What a command of the file may yet create is no mistake.
         bridges = [(self.line("CABLES"), text) for text in check.bridges(subhost)]

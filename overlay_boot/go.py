@@ -15,7 +15,7 @@ import signal
 import termios
 import tty
 
-from overlay_boot import PATH, NotRunning, lines_of
+from overlay_boot import PATH, NotRunning, cgroup, lines_of
 from overlay_boot.enter import Inside
 from overlay_boot.linux import RESOLVE_CACHED, open_in_root, signals_as_file
 from overlay_boot.records import Record
@@ -43,7 +43,7 @@ def go(record: Record, command: list[str]) -> int:
         command,
         fds,
         _environment(),
-        record.cgroup,
+        cgroup.of_process(record.pid, record.cgroup) if record.cgroup else "",
         terminals[0].outer if terminals else -1,
     )
     inside.report()  # it is ready

@@ -263,7 +263,8 @@ static volatile pid_t first; /* written by a process that shares the memory */
  * these two join the cgroup: a frozen or full one does not hold up the signals of who controls them. */
 static int is_first(void)
 {
-    static const int kinds = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID;
+    static const int kinds = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID
+        | CLONE_NEWCGROUP; /* which is the main host's where pid 1 has made none */
     unsigned long long sibling[8] = {CLONE_PARENT}; /* struct clone_args, clone(2) */
     const unsigned long long kept = bounds();
 

@@ -165,7 +165,7 @@ static int keep(char **argv)
 {
     char text[32] = "", path[40], digits[12];
     pid_t builder = number(argv[2]), pid = 0;
-    int netns, status = 0;
+    int netns, status = 0, off;
 
     prctl(PR_SET_NAME, "overlay-keeper");
     await(builder);
@@ -178,9 +178,12 @@ static int keep(char **argv)
     }
     while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
         ;
+    /* What reboot(2) inside comes to (pid_namespaces(7)): pid 1 passes over these two otherwise. */
+    off = status == SIGINT || status == SIGHUP;
     if (pid) /* log-end */
         say(2, "overlay-boot: the subhost has ended: ",
-            WIFSIGNALED(status) ? "pid 1 was killed by signal " : "pid 1 ended with exit status ",
+            off ? "it powered off or rebooted" : WIFSIGNALED(status) ? "pid 1 was killed by signal "
+            : "pid 1 ended with exit status ", off ? "" :
             decimal(WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), digits));
     argv[1] = "--clear";
     syscall(SYS_execveat, 4, "", argv, environ, AT_EMPTY_PATH);

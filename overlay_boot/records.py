@@ -101,6 +101,8 @@ class Record:
         """Whether its keeper runs ifdown in the end."""
         self.cgroup = ""
         self.keeper = 0
+        self.systemd = False
+        """Whether pid 1 is, or is about to be, systemd."""
 
     # --- its contents
 
@@ -111,6 +113,7 @@ class Record:
         self.root_kind = subhost.root_kind
         self.since = since
         self.start = subhost.start
+        self.systemd = subhost.init.systemd
         self.upper, self.lower = subhost.upper, subhost.lower
         self.ifdown = any(not cable.bridge for cable in subhost.cables)
         self.holds = [identity(subhost.upper)]
@@ -131,6 +134,7 @@ class Record:
             "start": " ".join(self.start),
             "ifdown": "yes" if self.ifdown else "",
             "cgroup": self.cgroup,
+            "systemd": "yes" if self.systemd else "",
             "keeper": str(self.keeper),
             "cables": " ".join(map(str, self.cables)),
         }
@@ -170,6 +174,7 @@ class Record:
                 self.keeper = int(items["keeper"])
             self.holds = items.get("holds", "").split()
             self.cgroup = items.get("cgroup", "")
+            self.systemd = bool(items.get("systemd"))
             self.upper, self.lower = items.get("upper", ""), items.get("lower", "")
         except (ValueError, KeyError) as error:
             raise NotARecord(f"{self.path} is not a record of a subhost: remove it") from error

@@ -63,6 +63,10 @@ class Root:
         """The commands that pid 1 runs: what INIT prints."""
         if self.subhost.init.ours:
             return hooks.init(self.subhost.start)
+        if self.subhost.init.systemd:
+            from overlay_boot import systemd
+
+            return systemd.init(self.subhost.name, self.subhost.start, self.subhost.upper)
         script = os.fsdecode(self._run("INIT", self.subhost.init, [], capture=True))
         if "\0" in script:
             raise OverlayBootError(f"INIT {self.subhost.init} printed a zero byte: correct INIT")

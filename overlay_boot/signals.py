@@ -17,6 +17,7 @@ SIGQUIT = 3
 SIGKILL = 9
 SIGTERM = 15
 SIGCONT = 18
+SIGSTOP = 19
 SIGNALS_FORWARDED = (SIGHUP, SIGINT, SIGQUIT, 10, SIGTERM, 12)  # 10 and 12: SIGUSR1, SIGUSR2
 SIGNALS = [*range(1, 32), *range(35, 65)]  # but the two that the C library keeps for itself
 

@@ -22,7 +22,7 @@ from overlay_boot.records import (
     process_status,
     start_time,
 )
-from overlay_boot.signals import SIGKILL, SIGTERM, kill_process
+from overlay_boot.signals import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, kill_process
 from overlay_boot.waiting import Deadline, Waiter
 
 TYPE_CHECKING = False
@@ -33,6 +33,7 @@ SERVICE = 90.0  # seconds for each service's stop script, unless told otherwise
 GRACE = 10.0  # seconds after SIGTERM
 STARTING = 7.0  # seconds for the end of a start script that is under way
 SETTLE = 10.0  # seconds for the kernel to clear up after the last process
+POWER_OFF = 38  # the signal that systemd takes for that, SIGRTMIN+4 (systemd(1))
 KEEPER = 100.0  # seconds for the keeper where it runs ifdown, to which it gives 90
 NAMES = 8  # processes that are told by name
 
@@ -62,14 +63,12 @@ class Stop:
         if process is not None:
             pinned = self._pin_namespace()
             try:
-                # With a process of ours inside, or else pid 1 would end with the last one of a
-                # service, or with the start that is ended.
-                held = self._inside("--hold") if self.record.start else None
-                if held:
-                    held.wait_until_inside(2)
-                self._stop_services(process, self._end_start())
-                if held:
-                    held.status()
+                if self.record.systemd and not self._runs_systemd():
+                    self._end_script(process)
+                if self._runs_systemd():
+                    self._power_off(process)
+                elif not self._ended(process, 0):
+                    self._stop_start(process)
                 if not self._ended(process, 0):
                     self._terminate(process)
             finally:  # whatever went wrong with asking
@@ -138,6 +137,55 @@ class Stop:
 
     def _ended(self, process: int, seconds: float | None) -> bool:
         return self.waiter.ended(process, seconds)
+
+    def _runs_systemd(self) -> bool:
+        """Whether pid 1 is systemd, be it on its way down by now."""
+        return name_of(self.record.pid).startswith("systemd")
+
+    def _end_script(self, process: int) -> None:
+        """End a pid 1 that is just about to be systemd, and so has started nothing."""
+        kill_process(process, SIGSTOP)  # or else it might go on between the look and the end
+        if not self._runs_systemd():
+            kill_process(process, SIGKILL)
+            self._say("stopped before systemd was executed")
+            self._ended(process, SETTLE)
+        kill_process(process, SIGCONT)
+
+    def _power_off(self, process: int) -> None:
+        """Ask systemd to stop all units in their order, and to end (stop-systemd). It passes over
+        the signal before it is ready for it."""
+        begun = time.monotonic()
+        seconds = self.timeout * max(len(self.record.start), 1) + min(GRACE, self.timeout)
+        deadline = Deadline(seconds)
+        while not _awaits(self.record.pid, POWER_OFF) and not deadline.passed:
+            if self._ended(process, 0.02):
+                return
+        kill_process(process, POWER_OFF)
+        if self._ended(process, deadline.left):
+            self._say(f"systemd has powered off: {time.monotonic() - begun:.2f} s")
+        else:
+            self._problem(f"systemd did not power off within {seconds:g} s")
+
+    def _stop_start(self, process: int) -> None:
+        """Stop START's services, and have sysvinit end if that is pid 1. Meanwhile a process of ours
+        is inside, or else pid 1 would end with the last one of a service, or with the start that is
+        ended."""
+        held = self._inside("--hold") if self.record.start else None
+        if held:
+            held.wait_until_inside(2)
+        self._stop_services(process, self._end_start())
+        if held:
+            held.status()
+        if name_of(self.record.pid) == "init" and not self._ended(process, 0):
+            self._change_runlevel(process)
+
+    def _change_runlevel(self, process: int) -> None:
+        """Ask sysvinit to end by its own way; what else has that name has no telinit(8)."""
+        asked = self._inside("--enter", ["telinit", "0"])
+        if not asked or asked.status_within(self.timeout):
+            return
+        if not self._ended(process, self.timeout):
+            self._problem(f"pid 1 did not come to runlevel 0 within {self.timeout:g} s")
 
     def _end_start(self) -> list[str]:
         """End the start of services if that still goes on; those that were begun (stop-starting)."""
@@ -255,6 +303,17 @@ def _numbers() -> list[int]:
 def _children(parent: int) -> list[int]:
     """The children of a process."""
     return [pid for pid in _numbers() if process_status(pid)[1] == parent]
+
+
+def _awaits(pid: int, number: int) -> bool:
+    """Whether a process blocks or catches a signal: as pid 1 of its namespace it passes over any
+    other (pid_namespaces(7))."""
+    try:
+        lines = lines_of(f"/proc/{pid}/status")
+    except OSError:
+        return False
+    masks = [int(line[7:], 16) for line in lines if line.startswith(("SigBlk:", "SigCgt:"))]
+    return any(mask >> number - 1 & 1 for mask in masks)
 
 
 def _begun(pid: int) -> int:

@@ -49,11 +49,13 @@ class Share:
 
 class Hook:
     """A command of INIT, PREMOUNT or POSTMOUNT: its program's path and its words; `ours` where it
-    is the default one as it stands, which is a function of hooks.py."""
+    is the default one as it stands, which is a function of hooks.py, and `systemd` where it is
+    overlay-init-systemd (systemd.py)."""
 
     def __init__(self, words: list[str], ours: bool = False) -> None:
         self.words = words
         self.ours = ours
+        self.systemd = words == [program("overlay-init-systemd")]
 
     def __str__(self) -> str:
         return " ".join(self.words)
@@ -143,7 +145,7 @@ def _name(text: str, known: dict[str, Any]) -> str:
 
 
 def _base(text: str, known: dict[str, Any]) -> str:
-    if not text:
+    if not text and not isinstance(text, Pending):
         raise Mistake("BASE is missing: add a line such as BASE=. for this folder")
     return _absolute(os.path.dirname(known["CONFIG"]), text)
 

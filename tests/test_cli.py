@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from overlay_boot import diff
+from overlay_boot import diff, systemd
 from overlay_boot.cli import COMMANDS
 
 from .conftest import BIN, Subhost, run
@@ -33,6 +33,7 @@ from .conftest import BIN, Subhost, run
         (["overlay-premount", "/"], 1, "NAME is not set: only overlay-boot runs this"),
         (["overlay-postmount", "/"], 2, "expected LIVE and UPPER"),
         (["overlay-init"], 1, "START is not set: only overlay-boot runs this"),
+        (["overlay-init-systemd"], 1, "NAME is not set: only overlay-boot runs this"),
     ],
 )
 def test_mistakes_on_the_command_line(arguments: list[str], status: int, said: str) -> None:
@@ -103,7 +104,10 @@ def test_a_bridges_name_need_not_be_utf_8(subhost: Subhost) -> None:
     assert done.returncode == 2 and "NAME" in done.stderr and done.stderr.count("\n") == 1, done
 
 
-USAGES = {name: usage for name, (_, usage) in COMMANDS.items()} | {"overlay-diff": diff.USAGE}
+USAGES = {name: usage for name, (_, usage) in COMMANDS.items()} | {
+    "overlay-diff": diff.USAGE,
+    "overlay-init-systemd": systemd.USAGE,
+}
 
 
 @pytest.mark.parametrize("name", USAGES)
