@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.vm.test_machine_start import LIMIT, ROOT, SUITE, package
-from vm import cli, start
+from vm import archive, cli, start
 from vm.qemu import QemuMachine
 
 pytestmark = pytest.mark.vm
@@ -55,7 +55,10 @@ def machines(own_run: Path) -> Iterator[dict[str, QemuMachine]]:
         for name in ("alpha", "beta"):
             made[name] = machine = stack.enter_context(start.up(SUITE, say=cli.say))
             assert isinstance(machine, QemuMachine)
-            machine.succeed("systemctl start ssh", timeout=LIMIT)
+            for module in ("python-apt-common", "python3-apt"):  # which Ansible would fetch itself
+                file = archive.fetch(module, SUITE, say=cli.say)
+                machine.copy_in(file, f"/root/apt/{file.name}")
+            machine.succeed("dpkg --install /root/apt/*.deb; systemctl start ssh", timeout=LIMIT)
         yield made
 
 
