@@ -225,17 +225,21 @@ SILENT = """import ctypes, os, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
 for path in sys.argv[1:]:
     fuse = os.open("/fuse", os.O_RDWR)
-    data = f"fd={fuse},rootmode=40000,user_id=0,group_id=0".encode()
-    if libc.mount(b"silent", path.encode(), b"fuse", 0, data):
-        sys.exit(os.strerror(ctypes.get_errno()))
+    mounted, tell = os.pipe()
     if os.fork() == 0:  # takes what is asked, so that who asks cannot even be killed
         os.setsid()
+        os.read(mounted, 1)
         length, opcode, unique = struct.unpack_from("=IIQ", os.read(fuse, 1 << 20))
         answer = struct.pack("=IIIIHHIIHH", 7, 31, 0, 0, 12, 10, 65536, 1, 0, 0) + bytes(32)
         os.write(fuse, struct.pack("=IiQ", 16 + len(answer), 0, unique) + answer)
         while os.read(fuse, 1 << 20):
             pass
-print("silent")
+    data = f"fd={fuse},rootmode=40000,user_id=0,group_id=0".encode()
+    if libc.mount(b"silent", path.encode(), b"fuse", 0, data):
+        sys.exit(os.strerror(ctypes.get_errno()))
+    os.write(tell, b"x")
+print("silent", flush=True)
+os._exit(0)
 """
 
 
