@@ -259,14 +259,15 @@ class Boot:
     def wait_for_start(self) -> None:
         """Return when pid 1 has become /.reaper, or another program, and START's services have been
         started."""
-        seen = 0
-        while self.record.alive():
+        process = self.record.open_process()
+        seen, pause = 0, 0.0
+        while process is not None and not self.waiter.ended(process, pause):
             name = name_of(self.record.pid)
             starting = name in SCRIPT or name != ".reaper" and self._systemd_starts()
             seen = 0 if starting else seen + 1
             if seen == 2:  # for a moment it is .reaper before it has a process to wait for
                 return
-            self.waiter.wait(seconds=0.02 if self.record.systemd else 0.003)
+            pause = 0.02 if self.record.systemd else 0.003
         raise OverlayBootError(
             f"{self.subhost.name}: it ended before its services had been started: "
             f"see {self.subhost.log}"
@@ -277,11 +278,11 @@ class Boot:
         what was started."""
         try:
             root = os.open(f"/proc/{self.record.pid}/root", os.O_PATH | os.O_CLOEXEC)
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError):
             return False  # it has ended
         try:
             os.close(open_in_root(root, "run/overlay-init", os.O_PATH))
-        except OSError:
+        except FileNotFoundError:
             return False
         finally:
             os.close(root)

@@ -138,7 +138,7 @@ def warnings(subhost: Subhost) -> Iterator[tuple[str, str]]:
     if newer := _newer_packages(subhost):
         yield "LOWER", f"LOWER: {newer}"
     hooks = [subhost.init, subhost.postmount, subhost.premount]
-    if not all(hook.ours or hook.systemd for hook in hooks):
+    if any(isinstance(hook, Pending) or not (hook.ours or hook.systemd) for hook in hooks):
         return  # whatever these do with START, or put into the root
     if not isinstance(subhost.start, Pending):
         hidden = {*unseen, *(os.path.normpath(share.target) for share in subhost.shares)}
