@@ -20,7 +20,7 @@ install = SUDO="$(SUDO)" tools/setup packages $(1)
 # The spec and its reports in build/spec. Where make is ended by a signal, so is the run.
 RUN = setpriv --pdeathsig TERM $(BIN)/python -m spec run --reports build/spec -n $(WORKERS)
 
-.PHONY: help setup demo lint test-setup test spec mutants torture lives fuzz conformance man bench stage deb deb-check vm-setup vm-test vm-selftest bench-vm box clean
+.PHONY: help setup demo lint test-setup test spec mutants torture lives fuzz conformance man bench stage deb deb-check vm-setup vm-test vm-services vm-selftest bench-vm box clean
 
 help: ## this list
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -108,22 +108,30 @@ deb-check: vm-setup ## lintian, blhc, piuparts, machine start, takeover
 vm-setup: setup
 	@$(call install,vm $(filter vagrant,$(PROVIDER)))
 
-# DEB is a file, or the name of a package of SUITE.
+# What is installed in machines: this tree or DEB, a file or the name of a package of SUITE.
+define what
+what='$(DEB)'
+if [ -z "$$what" ]; then
+  what=$$(mktemp -d build/stage.XXXXXX)
+  trap 'rm -rf "$$what"' EXIT
+  tools/lay "$$what"
+elif [ ! -e "$$what" ]; then
+  what=$$($(BIN)/python -m vm fetch "$$what" $(SUITE))
+fi
+endef
+
 # PROVIDER=vagrant has one machine for all tests, since its snapshots are slow.
 TARGET = vm://$(SUITE)?provider=$(PROVIDER)&flavour=mta$(if $(filter vagrant,$(PROVIDER)),&fresh=no)
 vm-test: vm-setup ## the spec in machines of SUITE, on this tree or DEB
-	@what='$(DEB)'
-	if [ -z "$$what" ]; then
-	  what=$$(mktemp -d build/stage.XXXXXX)
-	  trap 'rm -rf "$$what"' EXIT
-	  tools/lay "$$what"
-	elif [ ! -e "$$what" ]; then
-	  what=$$($(BIN)/python -m vm fetch "$$what" $(SUITE))
-	fi
+	@$(what)
 	$(RUN) --target '$(TARGET)' --implementation "$$what" $(if $(PAGE),--page $(PAGE)) $(ARGS)
 
+vm-services: vm-setup ## real services in subhosts, in a machine of SUITE
+	@$(what)
+	DEB="$$what" SUITE=$(SUITE) $(BIN)/python -m pytest tests/vm/test_services.py -m vm $(ARGS)
+
 vm-selftest: vm-setup ## the harness' own tests on real machines, some minutes
-	@$(BIN)/python -m pytest tests/vm -m vm $(ARGS)
+	@$(BIN)/python -m pytest tests/vm -m vm --ignore tests/vm/test_services.py $(ARGS)
 
 box: vm-setup ## an image as a box for Vagrant, in dist/
 	@$(BIN)/python -m vm box $(SUITE)

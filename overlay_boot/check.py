@@ -194,7 +194,10 @@ def _service_problem(subhost: Subhost, word: str, hidden: set[str]) -> str:
         if found and stat.S_ISREG(found.st_mode) and found.st_mode & 0o111:
             return ""
         if found:
-            return f"START: {path} in the subhost is not an executable file: chmod +x it"
+            what = f"START: {path} in the subhost is not an executable file"
+            if word.startswith("/"):
+                return f"{what}: chmod +x it"
+            return f"{what}, as when its package was removed: install that, or correct START"
         if word.startswith("/"):
             return f"START: {shown} is not there in the subhost: create it, or correct START"
     except (LookupError, PermissionError):

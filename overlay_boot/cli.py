@@ -363,10 +363,12 @@ def _postmount(arguments: list[str]) -> int:
     if len(arguments) != 2:
         raise UsageError("expected LIVE and UPPER")
     from overlay_boot.hooks import postmount
+    from overlay_boot.subhost import VARIABLES
     from overlay_boot.tree import Made
 
     live, upper = arguments
-    postmount(live, _variable("RAM_SIZE"), Made.passed_on(upper))
+    start = VARIABLES["START"].parse(_variable("START"), {})
+    postmount(live, _variable("RAM_SIZE"), start, Made.passed_on(upper))
     return 0
 
 

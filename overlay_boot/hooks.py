@@ -36,9 +36,12 @@ POLICY = """\
 #!/bin/sh
 # Made by overlay-boot; yours to change. See "What the default hooks do" in overlay-boot(8).
 # Without a runlevel invoke-rc.d(8) does not know whether an init script is enabled. It asks in
-# parentheses then: yes for one that is enabled in any runlevel.
+# parentheses then: yes for one of START, and for one that is enabled in any runlevel.
 while [ "${1#-}" != "$1" ]; do shift; done
-case $2 in "("*) ls /etc/rc[2-5S].d/S[0-9][0-9]"$1" > /dev/null 2>&1 || exit 101 ;; esac
+case $2 in "("*)
+    grep -qsxF -e "$1" -e "/etc/init.d/$1" /run/overlay-start ||
+        ls /etc/rc[2-5S].d/S[0-9][0-9]"$1" > /dev/null 2>&1 || exit 101 ;;
+esac
 exit 104
 """
 
@@ -80,9 +83,9 @@ def _hosts(lower: str, name: str) -> bytes:
     return text + f"127.0.1.1\t{name}\n::ffff:127.0.1.1\t{name}\n".encode()
 
 
-def postmount(live: str, ram_size: str, made: Made) -> None:
+def postmount(live: str, ram_size: str, start: list[str], made: Made) -> None:
     """Set up /dev, /sys, /run, policy-rc.d and /.reaper below LIVE, in the subhost's mount and
-    network namespaces. ram_size is tmpfs's size of /run, or "none" to leave /run alone."""
+    network namespaces. ram_size is tmpfs's size of /run, or "none" to mount nothing there."""
     umask = os.umask(0)
     with Tree(live, made) as tree:
         tree.mount("dev", "tmpfs", MS_NOEXEC, "size=1M,mode=755")
@@ -100,6 +103,8 @@ def postmount(live: str, ram_size: str, made: Made) -> None:
             run = tree.open("run")
             os.mkdir("lock", 0o1777, dir_fd=run)
             os.close(run)
+        tree.remove("run/overlay-start")  # of the boot before, where /run is no tmpfs
+        tree.write("run/overlay-start", "\n".join([*start, ""]).encode(), 0o644)
         if tree.has("usr/sbin/invoke-rc.d") and not tree.has("usr/sbin/policy-rc.d"):
             tree.write("usr/sbin/policy-rc.d", POLICY.encode(), 0o755)
         tree.install_reaper()

@@ -143,7 +143,7 @@ class Root:
     def _postmount(self) -> None:
         subhost = self.subhost
         if subhost.postmount.ours:
-            hooks.postmount(subhost.live, subhost.ram_size, self.made)
+            hooks.postmount(subhost.live, subhost.ram_size, subhost.start, self.made)
         else:
             self._run("POSTMOUNT", subhost.postmount, [subhost.live, subhost.upper])
 

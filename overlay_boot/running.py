@@ -23,6 +23,7 @@ from overlay_boot.records import (
 from overlay_boot.waiting import Deadline, Waiter
 
 LIMIT = 10.0  # seconds to wait for a keeper that is clearing up, or a boot under way
+KEEPER = 100.0  # seconds for the keeper where it runs ifdown, to which it gives 90
 
 
 class FolderLock:
@@ -63,7 +64,7 @@ def claim(name: str, waiter: Waiter) -> Record:
     """
     os.makedirs(FOLDER, 0o700, exist_ok=True)
     os.makedirs(NETNS, 0o755, exist_ok=True)
-    deadline = Deadline(LIMIT)
+    deadline, with_ifdown = Deadline(LIMIT), Deadline(KEEPER)
     while True:
         with FolderLock(waiter):
             found = look_up(name)
@@ -76,8 +77,10 @@ def claim(name: str, waiter: Waiter) -> Record:
                 return _create(name)
             alive, pid = found.alive(), found.pid
             found.close()
-        if alive or not pid or deadline.passed:
+        if alive or not pid:
             raise _already(name, "is running" if pid else "is being started")
+        if (with_ifdown if found.ifdown else deadline).passed:
+            raise OverlayBootError(f"{name} has ended and is still being cleared up: see its log")
         waiter.wait(seconds=0.005)  # its keeper is clearing up
 
 

@@ -22,6 +22,7 @@ from overlay_boot.records import (
     process_status,
     start_time,
 )
+from overlay_boot.running import KEEPER
 from overlay_boot.signals import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, kill_process
 from overlay_boot.waiting import Deadline, Waiter
 
@@ -34,7 +35,6 @@ GRACE = 10.0  # seconds after SIGTERM
 STARTING = 7.0  # seconds for the end of a start script that is under way
 SETTLE = 10.0  # seconds for the kernel to clear up after the last process
 POWER_OFF = 38  # the signal that systemd takes for that, SIGRTMIN+4 (systemd(1))
-KEEPER = 100.0  # seconds for the keeper where it runs ifdown, to which it gives 90
 NAMES = 8  # processes that are told by name
 
 

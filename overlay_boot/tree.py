@@ -167,6 +167,17 @@ class Tree:
         with open(fd, "rb") as file:
             return file.read()
 
+    def remove(self, path: str) -> None:
+        """Remove a file, if it is there."""
+        folder, _, name = path.rpartition("/")
+        parent = self.open(folder)
+        try:
+            os.unlink(name, dir_fd=parent)
+        except FileNotFoundError:
+            pass
+        finally:
+            os.close(parent)
+
     def write(self, path: str, data: bytes, mode: int) -> None:
         """A new file, whole or not at all; never through a symbolic link."""
         folder, _, name = path.rpartition("/")

@@ -382,3 +382,16 @@ def test_without_a_keeper_ifdown_runs_all_the_same(subhost: Subhost) -> None:
     done = subhost.run(f"overlay-stop {subhost.name}")
     assert done.status == 0 and subhost.gone(pid), done
     assert subhost.name in subhost.target.read(down)
+
+
+@clause("end-again")
+@pytest.mark.usefixtures("interfaces")
+def test_a_boot_waits_for_the_clean_up(subhost: Subhost) -> None:
+    """Also for an ifdown that takes its time, after an end that nobody asked for."""
+    subhost.stanza(f"{subhost.name}0", "down sleep 11")
+    subhost.boot("CABLES= =")
+    pid = subhost.pid1()
+    subhost.run(f"kill -9 {pid}")
+    assert subhost.wait(f"[ ! -e /proc/{pid} ]")
+    subhost.boot("CABLES= =")
+    assert subhost.pid1() not in (None, pid)

@@ -341,6 +341,20 @@ def test_package_upgrades_restart_what_is_enabled(subhost: Subhost, link: str, t
     assert subhost.inside("cat /told") == told
 
 
+@clause("policy-rc-start")
+@pytest.mark.parametrize("word", ["own", "/etc/init.d/own"])
+def test_what_start_names_is_enabled(subhost: Subhost, word: str) -> None:
+    """Also where update-rc.d has disabled it, as on a main host that is not to run it; each boot's
+    own START counts."""
+    subhost.prepare(f"cd {subhost.folder}; {INIT_SCRIPT.format(link='K01')}")
+    for start, told in ((word, "start\nstop\nstart\n"), ("none", "stop\n")):
+        subhost.prepare(f"rm -f {subhost.folder}/root/told")
+        subhost.boot(f"LOWER= /\nRAM_SIZE= none\nSTART= {start}")
+        subhost.inside("invoke-rc.d own stop; invoke-rc.d own start")
+        assert subhost.inside("cat /told") == told
+        subhost.run(f"overlay-stop {subhost.name}")
+
+
 @clause("policy-rc-kept")
 def test_a_policy_of_ones_own_is_kept(subhost: Subhost) -> None:
     """One that forbids everything still does, at the second boot too."""

@@ -9,7 +9,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from vm import folders, image
+from vm import folders, image, recipe
 from vm.errors import HostError, MachineError, VmError
 from vm.image import Image
 from vm.machine import Machine
@@ -81,7 +81,8 @@ def _restored(source: Image, made: Shape, wanted: Wanted, say: Say) -> Machine:
 def shape(source: Image, accelerator: str, init: str) -> Shape:
     """What machines of an image are made of here."""
     cpus = min(2, os.cpu_count() or 1)
-    return Shape(str(source.kernel), str(source.initrd), accelerator, cpus=cpus, init=init)
+    memory = recipe.MEMORY.get(source.about["flavour"], 512)
+    return Shape(str(source.kernel), str(source.initrd), accelerator, memory, cpus, init)
 
 
 def kept(source: Image, made: Shape) -> Path:

@@ -24,7 +24,18 @@ from typing import Any
 from vm import folders, mirrors
 from vm.errors import HostError
 from vm.processes import Say, as_root, explain, run
-from vm.recipe import AGENT, BOOT_MODULES, DISK, EXCLUDED, GUEST, INIT, Recipe, recipe
+from vm.recipe import (
+    AGENT,
+    ARCHIVE_FOLDER,
+    BOOT_MODULES,
+    DISK,
+    EXCLUDED,
+    GUEST,
+    INIT,
+    LATER,
+    Recipe,
+    recipe,
+)
 
 
 @dataclass(frozen=True)
@@ -216,6 +227,11 @@ def _bootstrap(wanted: Recipe, guest: Path, work: Path, step: Say) -> None:
     hooks += ['chroot "$1" sh /customize && rm "$1/customize"']
     if wanted.scripts:
         hooks.append(_SCRIPTS.format(" ".join(wanted.scripts)))
+    if wanted.disabled:
+        hooks.append(f'chroot "$1" systemctl --quiet disable {" ".join(wanted.disabled)}')
+    if wanted.archive:
+        names, files = " ".join(wanted.archive), " ".join(wanted.files)
+        hooks.append(_ARCHIVE.format(names=names, files=files, folder=ARCHIVE_FOLDER, later=LATER))
     options += [f"--customize-hook={hook}" for hook in hooks]
     options += ["--mode=root", "--variant=minbase", f"--include={','.join(wanted.packages)}"]
     command = [*as_root(contained=True), "env", f"TMPDIR={work}", "mmdebstrap", *options]
@@ -233,6 +249,30 @@ export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
 mkdir "$1/scripts" && cd "$1/scripts" && apt-get download orphan-sysvinit-scripts
 dpkg-deb -x orphan-*.deb . && cd usr/share/orphan-sysvinit-scripts
 cp {} "$1/etc/init.d/" && rm -r "$1/scripts"
+"""
+
+
+#: The same. A later version's own packages need one another in that very version.
+_ARCHIVE = """
+export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+mkdir -p "$1{folder}/partial" && cd "$1{folder}"
+apt-get install --yes --download-only --reinstall -o Dir::Cache::Archives="$1{folder}" {names}
+rm -rf partial lock
+for name in {names}; do
+    version=$(dpkg-deb -f "$name"_*.deb Version)
+    dpkg-deb -R "$name"_*.deb later
+    sed -i "s/$version/$version{later}/" later/DEBIAN/control
+    dpkg-deb -b --root-owner-group -Zgzip later "later-$name.deb" && rm -r later
+done
+[ -z "{files}" ] || apt-get download {files}
+for deb in *.deb; do
+    dpkg-deb -f "$deb"
+    echo "Filename: ./$deb"
+    stat -c "Size: %s" "$deb"
+    echo "SHA256: $(sha256sum < "$deb" | cut -d " " -f 1)"
+    echo
+done > Packages
+chmod 755 . && chmod 644 *
 """
 
 

@@ -30,11 +30,25 @@ PACKAGES = [
     "openssh-server", "rsyslog", "sudo", "python3", "python3-pyroute2", "qemu-guest-agent",
     "busybox-static", "rsync", "less",
 ]  # fmt: skip
-FLAVOURS = {"plain": [], "mta": ["postfix", "dovecot-imapd", "sasl2-bin"], "generic": []}
+MAIL = ["postfix", "dovecot-imapd", "sasl2-bin"]
+SERVICES = ["cron", "mariadb-server", "nginx", "postgresql", *MAIL]
+FLAVOURS = {"plain": [], "mta": MAIL, "services": SERVICES, "generic": []}
 KERNELS = {"generic": "linux-image-amd64"}  # with all of Debian's modules, 9p among them
 #: Start scripts for service(8) that Debian keeps in the package orphan-sysvinit-scripts, which
 #: cannot be installed beside systemd.
 SCRIPTS = {"mta": ["rsyslog"]}
+#: What is disabled: installed, but nothing that the machine itself is to run.
+DISABLED = {
+    "services": ["cron", "dovecot", "mariadb", "nginx", "postfix", "postgresql", "saslauthd"]
+}
+#: Packages that can be installed from ARCHIVE_FOLDER, with all that they need and the image has not:
+#: as they are, and of a later version, which ends with LATER and differs in nothing else.
+ARCHIVE = {"services": ["redis-server", "redis-tools", "nginx", "nginx-common"]}
+#: Packages that are there to be looked into: they cannot be installed.
+FILES = {"services": ["orphan-sysvinit-scripts"]}
+ARCHIVE_FOLDER = "/var/local/archive"
+LATER = "+later1"
+MEMORY = {"services": 1024}  # MiB, where it is not 512
 DISK = "6G"
 #: Loaded by the initrd, with what they depend on: enough to find the disk and talk to the host.
 BOOT_MODULES = (
@@ -66,7 +80,10 @@ class Recipe:
     suite: str
     flavour: str
     packages: tuple[str, ...]
-    scripts: tuple[str, ...]
+    scripts: tuple[str, ...] = ()
+    disabled: tuple[str, ...] = ()
+    archive: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
 
     @property
@@ -92,7 +109,8 @@ def plan(suite: str, flavour: str = "plain") -> Recipe:
     RequestError.unless_known("suite", suite, SUITES)
     RequestError.unless_known("flavour", flavour, FLAVOURS)
     packages = (*PACKAGES, KERNELS.get(flavour, KERNEL), *FLAVOURS[flavour])
-    return Recipe(suite, flavour, packages, tuple(SCRIPTS.get(flavour, [])))
+    more = [tuple(table.get(flavour, [])) for table in (SCRIPTS, DISABLED, ARCHIVE, FILES)]
+    return Recipe(suite, flavour, packages, *more)
 
 
 def recipe(suite: str, flavour: str = "plain") -> Recipe:

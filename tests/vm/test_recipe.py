@@ -27,10 +27,11 @@ def test_same_recipe_same_key_and_any_change_another() -> None:
     changed = [
         recipe.recipe("sid"),
         recipe.recipe("trixie", "mta"),
+        recipe.recipe("trixie", "services"),
         replace(plain, packages=(*plain.packages, "one-more")),
         replace(plain, sources=("deb http://other.example/debian trixie main",)),
     ]
-    assert len({plain.key, *(one.key for one in changed)}) == 5
+    assert len({plain.key, *(one.key for one in changed)}) == 6
 
 
 def test_guest_files_are_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
