@@ -31,7 +31,7 @@ PACKAGES = [
     "busybox-static", "rsync", "less",
 ]  # fmt: skip
 MAIL = ["postfix", "dovecot-imapd", "sasl2-bin"]
-SERVICES = ["cron", "mariadb-server", "nginx", "postgresql", *MAIL]
+SERVICES = ["cron", "curl", "mariadb-server", "nftables", "nginx", "postgresql", *MAIL]
 FLAVOURS = {"plain": [], "mta": MAIL, "services": SERVICES, "generic": []}
 KERNELS = {"generic": "linux-image-amd64"}  # with all of Debian's modules, 9p among them
 #: Start scripts for service(8) that Debian keeps in the package orphan-sysvinit-scripts, which
