@@ -55,7 +55,11 @@ def machines(own_run: Path) -> Iterator[dict[str, QemuMachine]]:
         for name in ("alpha", "beta"):
             made[name] = machine = stack.enter_context(start.up(SUITE, say=cli.say))
             assert isinstance(machine, QemuMachine)
-            for module in ("python-apt-common", "python3-apt"):  # which Ansible would fetch itself
+            for module in (
+                "distro-info-data",
+                "python-apt-common",
+                "python3-apt",
+            ):  # which Ansible would fetch itself
                 file = archive.fetch(module, SUITE, say=cli.say)
                 machine.copy_in(file, f"/root/apt/{file.name}")
             machine.succeed("dpkg --install /root/apt/*.deb; systemctl start ssh", timeout=LIMIT)
