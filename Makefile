@@ -68,7 +68,7 @@ lives: test-setup ## random lives of subhosts, and races, half an hour
 	@$(SUDO) $(BIN)/python -m tests.lives $(or $(ARGS),--page docs/reliability.md)
 
 # ARGS="--only record --runs 1000000" for one parser.
-fuzz: test-setup ## files that anybody may have made up, a million, a quarter of an hour
+fuzz: test-setup ## files that anybody may have made up, a million of them
 	@$(BIN)/pip install --quiet atheris
 	$(BIN)/python -m tests.fuzz $(or $(ARGS),--page docs/reliability.md)
 

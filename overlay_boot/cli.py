@@ -203,21 +203,24 @@ def _stay(booted: Boot, waiter: Waiter, flags: list[str]) -> int:
     from overlay_boot.waiting import Interrupted
 
     name = booted.subhost.name
-    failed: list[str] = []
+    problem = ""
     try:
-        if flags == ["--wait"]:
-            booted.wait_for_start()
-            failed = booted.not_started()
-        booted.notify()
+        doing = "wait for its services"
+        try:
+            if flags == ["--wait"]:
+                booted.wait_for_start()
+                if failed := booted.not_started():
+                    problem = f"these services could not be started: {' '.join(failed)}"
+            doing = "tell systemd so"
+            booted.notify()
+        except OSError as error:
+            problem = f"overlay-boot cannot {doing}: {explain(error)}"
         try:
             out(f"{name}: running; its log is {booted.subhost.log}")
         except OSError as error:
             err(f"overlay-boot: {name} is running, but cannot say so: {error.strerror}")
-        if failed:
-            what = (
-                f"{name} is running, but these services could not be started: {' '.join(failed)}"
-            )
-            err(f"overlay-boot: {what}: see {booted.subhost.log}")
+        if problem:
+            err(f"overlay-boot: {name} is running, but {problem}: see {booted.subhost.log}")
         if flags == ["--foreground"]:
             booted.wait_for_end()
     except Interrupted as error:
@@ -225,7 +228,7 @@ def _stay(booted: Boot, waiter: Waiter, flags: list[str]) -> int:
             error.args = (f"interrupted while it waited; {name} runs on",)
             raise
         return _stop_running(name) if booted.record.alive() else 0
-    return 1 if failed else 0
+    return 1 if problem else 0
 
 
 def _check(conf: ConfigFile) -> int:
