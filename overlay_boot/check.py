@@ -138,16 +138,14 @@ def warnings(subhost: Subhost) -> Iterator[tuple[str, str]]:
     if newer := _newer_packages(subhost):
         yield "LOWER", f"LOWER: {newer}"
     hooks = [subhost.init, subhost.postmount, subhost.premount]
-    if any(isinstance(hook, Pending) or not (hook.ours or hook.systemd) for hook in hooks):
+    if not all(hook.ours or hook.systemd for hook in hooks):
         return  # whatever these do with START, or put into the root
-    if not isinstance(subhost.start, Pending):
-        hidden = {*unseen, *(os.path.normpath(share.target) for share in subhost.shares)}
-        if subhost.init.systemd and (text := _no_systemd(subhost, hidden)):
-            yield "INIT", text
-        wrong = [
-            text for word in subhost.start if (text := _service_problem(subhost, word, hidden))
-        ]
-        yield from (("START", text) for text in (Mistake(*wrong).lines if wrong else ()))
+    hidden = {*unseen, *(os.path.normpath(share.target) for share in subhost.shares)}
+    if subhost.init.systemd and (text := _no_systemd(subhost, hidden)):
+        yield "INIT", text
+    words = [word for word in subhost.start if not isinstance(word, Pending)]
+    wrong = [text for word in words if (text := _service_problem(subhost, word, hidden))]
+    yield from (("START", text) for text in (Mistake(*wrong).lines if wrong else ()))
 
 
 def _unseen_mounts(subhost: Subhost) -> Iterator[str]:

@@ -161,8 +161,7 @@ class ConfigFile:
         for share in self.shares:
             if text := check.share_problem(subhost, share):
                 found.append((share.line, f"SHARE: {text}"))
-        wanted = not isinstance(subhost.init, Pending) and subhost.init.systemd
-        if wanted and (text := cgroup.problem()):
+        if subhost.init.systemd and (text := cgroup.problem()):
             found.append((self.line("INIT"), f"INIT: {text}"))
         advice = [(self.line(name), text) for name, text in check.warnings(subhost)]
         # What a command of the file may yet create is no mistake.
