@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 
 import pytest
 
@@ -263,10 +262,10 @@ def test_a_file_system_that_never_answers_does_not_hold_up_the_end(
     subhost.boot("START= slow", omit=("LOWER",))
     silence(subhost, path)
     pid = subhost.pid1()
-    begun = time.monotonic()
-    subhost.run(f"overlay-stop --timeout 2 {subhost.conf}", timeout=60)
+    limit = 40 * subhost.target.patience
+    done = subhost.run(f"timeout {limit:.0f} overlay-stop --timeout 2 {subhost.conf}", timeout=60)
+    assert done.status in (0, 1), done
     assert subhost.gone(pid)
-    assert subhost.in_time(time.monotonic() - begun, 40)
 
 
 @clause("go-silent", "runtime-share-silent")
