@@ -81,7 +81,8 @@ def _restored(source: Image, made: Shape, wanted: Wanted, say: Say) -> Machine:
 def shape(source: Image, accelerator: str, init: str) -> Shape:
     """What machines of an image are made of here."""
     cpus = min(2, os.cpu_count() or 1)
-    memory = recipe.MEMORY.get(source.about["flavour"], 512)
+    flavour = source.folder.name.split("-")[1]  # as Recipe.stem has it: the image may be damaged
+    memory = recipe.MEMORY.get(flavour, 512)
     return Shape(str(source.kernel), str(source.initrd), accelerator, memory, cpus, init)
 
 

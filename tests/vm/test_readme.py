@@ -19,7 +19,7 @@ from vm.qemu import QemuMachine
 pytestmark = pytest.mark.vm
 #: What the commands print, in the order in which they are typed.
 PRINTED = [
-    ("overlay-boot --check", "web.*BASE"),
+    ("overlay-boot --check", "BASE=/opt/subhost/web\n.*A boot would"),
     ("overlay-boot --wait /opt/subhost/web", "web: running"),
     ("curl http://10.9.0.2/", "Welcome to nginx"),
     ("overlay-list", r"web +[0-9]+ .*overlay .* web0 +/opt/subhost/web/web.conf"),
