@@ -83,6 +83,7 @@ def test_readme_as_it_is_typed(fresh: QemuMachine) -> None:
     type_in(fresh, "Recipes", printed)
     type_in(fresh, "Start at boot", printed)
     assert not printed
+    fresh.wait_until("curl -s http://10.9.0.2/", timeout=LIMIT)  # its services are being started
     fresh.succeed(OUTSIDE)
     fresh.succeed("overlay-go web ping -c 1 203.0.113.2", timeout=LIMIT)
     ask = "ip netns exec outside curl -s http://203.0.113.1:8080/"
