@@ -9,21 +9,51 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleFileNotFound
 from ansible.plugins.connection import ConnectionBase
 from ansible.plugins.loader import connection_loader
 
+# Ansible hands on only the variables that are named here; what they mean, their defaults and the settings
+# in ansible.cfg are those of its plugin ssh.
 DOCUMENTATION = """
 name: overlay_go
 short_description: run tasks in a subhost of overlay-boot(8)
 description:
-  - Reaches the main host by Ansible's connection plugin ssh, with all of its settings (ansible_host,
-    ansible_user, ansible_port, ...), and enters the subhost there with overlay-go(8).
+  - Reaches the main host by Ansible's connection plugin ssh, with its settings (ansible_host, ansible_user,
+    ansible_port, ...), and enters the subhost there with overlay-go(8).
   - Where ansible_user is not root, it has to be allowed to run overlay-go with sudo and without a
     password. Inside, tasks are root's.
 options:
   subhost:
     description: Name of the subhost; the inventory's name of this host unless it is set.
     default: inventory_hostname
-    vars:
-      - name: inventory_hostname
-      - name: ansible_subhost
+    vars: [{name: inventory_hostname}, {name: ansible_subhost}]
+  host:
+    description: The main host, as the plugin ssh has it.
+    vars: [{name: ansible_host}, {name: ansible_ssh_host}]
+  port:
+    description: As the plugin ssh has it.
+    vars: [{name: ansible_port}, {name: ansible_ssh_port}]
+  remote_user:
+    description: As the plugin ssh has it.
+    vars: [{name: ansible_user}, {name: ansible_ssh_user}]
+  password:
+    description: As the plugin ssh has it.
+    vars: [{name: ansible_password}, {name: ansible_ssh_pass}, {name: ansible_ssh_password}]
+  private_key_file:
+    description: As the plugin ssh has it.
+    vars: [{name: ansible_private_key_file}, {name: ansible_ssh_private_key_file}]
+  host_key_checking:
+    description: As the plugin ssh has it.
+    vars: [{name: ansible_host_key_checking}, {name: ansible_ssh_host_key_checking}]
+  ssh_args:
+    description: As the plugin ssh has it.
+    vars: [{name: ansible_ssh_args}]
+  ssh_common_args:
+    description: As the plugin ssh has it.
+    vars: [{name: ansible_ssh_common_args}]
+  ssh_extra_args:
+    description: As the plugin ssh has it.
+    vars: [{name: ansible_ssh_extra_args}]
+  timeout:
+    description: As the plugin ssh has it.
+    vars: [{name: ansible_ssh_timeout}]
 """
 
 NOT_RUNNING = 3
