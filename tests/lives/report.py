@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from tests.reliability import put
@@ -87,7 +88,7 @@ def part(results: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{what} ({count})" for what, count in sorted(seen.items()))
     return PART.format(
         rows="\n".join(rows),
-        done=f"\nThe steps of the random lives: {counts}.\n" if counts else "",
+        done=f"\n{fill(f'The steps of the random lives: {counts}.', 110)}\n" if counts else "",
         found="\n".join(f"- {text}" for text in FOUND),
         known="\n".join(f"- {text}" for text in KNOWN),
         wrong="\n### Wrong\n\n" + "\n".join(wrong) + "\n" if wrong else "",
