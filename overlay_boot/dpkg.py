@@ -110,6 +110,7 @@ class Database:
         return {path: (to, by) for path, to, by in zip(lines, lines, lines, strict=False)}
 
 
+LONGEST = 250  # bytes of a package's name, so that NAME.list is a file's name
 _FIELDS = ("Package", "Status", "Architecture", "Multi-Arch", "Version")
 
 
@@ -120,7 +121,8 @@ def _enter(fields: dict[str, str], found: dict[str, str]) -> None:
     name = fields["Package"]
     if fields.get("Multi-Arch") == "same":  # as its files in info are named
         name += f":{fields.get('Architecture', '')}"
-    found[name] = fields.get("Version", "")
+    if "/" not in name and len(os.fsencode(name)) <= LONGEST:  # or else it has no list of files
+        found[name] = fields.get("Version", "")
 
 
 def has_own(upper: Database, package: str) -> bool:

@@ -43,6 +43,8 @@ What is read that way: {what}.
 FOUND = [
     "A carriage return in the path of any mount of the main host, which a user without rights can make "
     + "with FUSE, ended every boot, `--check` and overlay-share with a traceback.",
+    "A package's name of more than 250 bytes in a subhost's dpkg database ended overlay-diff; one with a slash "
+    + "had it look at files outside.",
 ]
 """What this trial has found; each has a test of its own."""
 SECONDS, MEMORY = 2, 512  # for an input, at most; MiB
