@@ -39,9 +39,8 @@ class Inside:
         process = record.open_process()
         if process is None:
             raise NotRunning(f"{record.name} is not running")
-        deadline = Deadline(
-            1
-        )  # a pid 1 that a boot has yet to execute has the main host's root still
+        # A pid 1 that a boot has yet to execute has the main host's root still.
+        deadline = Deadline(1)
         while _interpreter(record.pid) == _interpreter("self") and not deadline.passed:
             Waiter().wait(seconds=0.002)
         try:  # what root may do there at most is told in it (go-capabilities)
