@@ -174,6 +174,7 @@ class Builder:
                 ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
                 if ended and ended.si_code != os.CLD_EXITED:
                     raise OverlayBootError(f"pid 1 was killed by signal {ended.si_status}")
+            self.record.set_entered()
         except BaseException:
             os.kill(pid, SIGKILL)
             os.waitpid(pid, 0)

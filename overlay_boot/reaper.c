@@ -163,7 +163,8 @@ static int start(char **service)
  * in it; 6 and 7 are UPPER and WORK, with their locks. */
 static int keep(char **argv)
 {
-    char text[32] = "", path[40], digits[12];
+    enum { ENTERED = 32 }; /* where the record's first line says so */
+    char text[40] = "", path[40], digits[12];
     pid_t builder = number(argv[2]), pid = 0;
     int netns, status = 0, off;
 
@@ -171,6 +172,9 @@ static int keep(char **argv)
     await(builder);
     if (pread(3, text, sizeof text - 1, 0) > 0)
         pid = number(text);
+    /* The builder was killed half way: nobody may enter such a pid 1 (records.py). */
+    if (pid > 0 && text[ENTERED] != '1' && waitpid(pid, &status, WNOHANG) == 0)
+        kill(pid, SIGKILL);
     netns = pid && *argv[6] ? open(netns_of(pid, path), O_RDONLY) : -1;
     if (netns >= 0 && netns != 5) {
         dup2(netns, 5);

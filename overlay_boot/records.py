@@ -2,8 +2,9 @@
 
 A record is known by its inode: the lock on it (flock(2)) is held as long as the subhost's keeper
 lives, so of several boots at once exactly one wins, and a record without a lock tells of a crash.
-Its first line has the pid and the start time of pid 1, zeros until there is one; "key=value" items
-follow, each ended by a zero byte, and a last one that shows that all of them are there.
+Its first line has the pid and the start time of pid 1, zeros until there is one, and a 1 once that
+has been executed in its own root (reaper.c reads this, too); "key=value" items follow, each ended by
+a zero byte, and a last one that shows that all of them are there.
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ class Record:
         """The subhost's pid 1 as the main host numbers it; 0 while it is being made."""
         self.started = 0
         """When pid 1 started, in clock ticks since boot."""
+        self.entered = False
+        """Whether pid 1 is in its own root, and no program of the main host any more."""
         self.conf = ""
         self.log = ""
         self.root_kind = ""
@@ -146,19 +149,27 @@ class Record:
         os.ftruncate(self.fd, written)
 
     def _head(self) -> str:
-        return f"{self.pid:010} {self.started:020}\n"
+        return f"{self.pid:010} {self.started:020} {self.entered:d}\n"
 
     def set_pid(self, pid: int) -> None:
         """Enter pid 1. Nothing of this can fail for want of room, since the line is there."""
         self.pid = pid
         self.started = start_time(pid)
+        self._write_head()
+
+    def set_entered(self) -> None:
+        """Let others enter the subhost."""
+        self.entered = True
+        self._write_head()
+
+    def _write_head(self) -> None:
         os.pwrite(self.fd, self._head().encode(), 0)
 
     def read(self) -> None:
         """Read the record anew. Raises NotARecord."""
         head, _, body = os.fsdecode(_read(self.fd)).partition("\n")
         try:
-            pid, started = map(int, head.split())
+            pid, started, entered = map(int, head.split())
             items = dict(item.split("=", 1) for item in body.split("\0")[:-2])
             if pid and not body.endswith(f"\0{END}\0"):
                 raise ValueError
@@ -178,7 +189,7 @@ class Record:
             self.upper, self.lower = items.get("upper", ""), items.get("lower", "")
         except (ValueError, KeyError) as error:
             raise NotARecord(f"{self.path} is not a record of a subhost: remove it") from error
-        self.pid, self.started = pid, started
+        self.pid, self.started, self.entered = pid, started, bool(entered)
 
     # --- its file
 
@@ -197,6 +208,13 @@ class Record:
     def lock(self) -> bool:
         """Take the lock if nobody holds it and the file still stands; True if so."""
         return self.is_free() and self.stands()
+
+    def is_being_started(self) -> bool:
+        """Whether a boot is still at it. Until then pid 1 may be in the main host's root, so nobody
+        is to enter. Where even the keeper was killed, the lock is free once pid 1 was executed."""
+        if self.entered or self.is_free():
+            return False
+        return self.alive() if self.pid else self.stands()
 
     def stands(self) -> bool:
         """True while the path leads to this very record."""

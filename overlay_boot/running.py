@@ -169,7 +169,7 @@ def find(name_or_conf: str, waiter: Waiter | None = None) -> Record:
     if record is None:
         raise NotRunning(f"{name_or_conf} is not running")
     deadline = Deadline(LIMIT)
-    while not record.pid and record.stands() and not record.lock():
+    while record.is_being_started():
         if deadline.passed:
             raise OverlayBootError(f"{record.name} is still being started: try again later")
         waiter.wait(seconds=0.01)

@@ -116,6 +116,34 @@ def test_only_three_descriptors_get_in(subhost: Subhost) -> None:
             assert len(said.strip().splitlines()) == 3, (ends, terminal, said)
 
 
+@clause("go-starting")
+def test_one_that_is_being_started_is_waited_for(subhost: Subhost) -> None:
+    """overlay-go, called during the boot, comes to the subhost's root, never to the main host's."""
+    mark = f"{subhost.folder}/root/mark"
+    hook = subhost.put(
+        "hook",
+        f"#!/bin/sh\ntouch {subhost.folder}/held\n"
+        f"until [ -e {subhost.folder}/released ]; do sleep 0.05; done\n"
+        'exec overlay-postmount "$@"\n',
+    )
+    subhost.write(f"POSTMOUNT= {hook}")
+    subhost.prepare(f"mkdir -p {subhost.folder}/root && echo subhost > {mark}")
+    go = f"overlay-go {subhost.name} cat /mark"
+    held = (
+        f"overlay-boot {subhost.conf} < /dev/null & "
+        f"until [ -e {subhost.folder}/held ]; do sleep 0.05; done; "
+        f"for i in 1 2 3 4; do {{ {go}; echo $?; }} > {subhost.folder}/go$i 2>&1 & done; "
+        f"sleep 0.3; cat {subhost.folder}/go*; touch {subhost.folder}/released; wait; "
+        f"echo --; cat {subhost.folder}/go*; rm {subhost.folder}/held {subhost.folder}/released"
+    )
+    for _ in range(3):
+        done = subhost.run(held, timeout=60)
+        early, _, late = done.out.partition("--\n")
+        assert "0" not in early.split(), done
+        assert late == "subhost\n0\n" * 4, done
+        assert subhost.run(f"overlay-stop {subhost.name}").status == 0
+
+
 @clause("go-hidden")
 def test_nothing_of_the_main_host_shows_inside(subhost: Subhost) -> None:
     """A watcher inside looks at every process as often as it can, while overlay-go, overlay-share

@@ -87,6 +87,15 @@ def killed(*words):
     os_symlink(*words)
     os.kill(os.getpid(), 9)
 os.symlink = killed""",
+    "the builder once pid 1 may go on": """
+from overlay_boot import builder
+write = os.write
+def killed(fd, data):
+    write(fd, data)
+    if data == builder.GO and os.path.basename(os.readlink("/proc/self/ns/net")) != HOST:
+        os.kill(os.getpid(), 9)
+HOST = os.path.basename(os.readlink("/proc/self/ns/net"))
+os.write = killed""",
     "the keeper": """
 execve = os.execve
 def killed(program, *more):
