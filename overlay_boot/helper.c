@@ -123,7 +123,8 @@ static int run(const char *kept, char *script)
         what = "cannot run the subhost's /bin/sh";
         execv(*shell, shell);
     }
-    say(3, what, ": ", strerror(errno));
+    say(3, what, ": ", errno != ENOEXEC ? strerror(errno)
+        : "it is not of this machine's architecture: install qemu-user-static to run others");
     return 1;
 }
 

@@ -279,3 +279,14 @@ def test_each_has_a_cgroup_of_its_own(subhost: Subhost) -> None:
     assert subhost.target.run(f"ls -d {folders}").out
     subhost.stop()
     assert subhost.wait(f"! ls -d {folders}")
+
+
+@clause("lower-foreign")
+def test_a_shell_that_this_machine_cannot_run(subhost: Subhost) -> None:
+    """The boot fails with one line that names /bin/sh and what it lacks, and leaves nothing."""
+    subhost.put("root/bin/sh", "no program of this architecture\n")
+    subhost.write("CABLES= =")
+    done = subhost.run(f"overlay-boot {subhost.conf} < /dev/null")
+    assert done.status == 1 and len(done.err.splitlines()) == 1, done
+    assert "/bin/sh" in done.err and "architecture" in done.err, done
+    assert subhost.gone(0)

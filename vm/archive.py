@@ -13,11 +13,11 @@ from vm.recipe import sources
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
-def fetch(package: str, suite: str, *, say: Say = print) -> Path:
+def fetch(package: str, suite: str, *, architecture: str = "", say: Say = print) -> Path:
     """The .deb that the suite has now, in the cache. Raises VmError."""
     if package.endswith(".deb") or not re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", package):
         raise RequestError(f"{package}: neither a file that is there nor the name of a package")
-    base = folders.own(folders.cache() / "packages") / suite
+    base = folders.own(folders.cache() / "packages") / f"{suite}{architecture}"
     for folder in ("lists/partial", "archives/partial", "debs"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     (base / "status").touch()
@@ -34,6 +34,7 @@ def fetch(package: str, suite: str, *, say: Say = print) -> Path:
         "Dir::State::Status": base / "status",
         "Dir::Cache": base,
         "Debug::NoLocking": "true",
+        "APT::Architecture": architecture or "amd64",
         "APT::Sandbox::User": "root",
     }
     flags = [flag for name, value in places.items() for flag in ("-o", f"{name}={value}")]

@@ -143,6 +143,17 @@ def assert_dpkg_is_whole(machine: Machine) -> None:
     assert inside(machine, f"{checks} || :").out == ""
 
 
+def assert_databases_were_shut_down(machine: Machine, times: int) -> None:
+    """So often, each time to the end: none had to recover what a stop had cut off."""
+    postgres = machine.succeed(f"cat {UPPER}/var/log/postgresql/*.log").out
+    states = re.findall(r"database system (was .*?)(?: at |$)", postgres, re.MULTILINE)
+    assert states == ["was shut down"] * times
+    mariadb = machine.succeed(f"grep -aE 'mariadbd?|mysqld' {UPPER}/var/log/syslog").out
+    assert "crash recovery" not in mariadb
+    assert len(re.findall(r"Normal shutdown", mariadb)) == times
+    assert len(re.findall(r"Shutdown complete$", mariadb, re.MULTILINE)) == times
+
+
 @pytest.fixture(scope="module")
 def first(own_run: Path) -> Iterator[QemuMachine]:
     """The machine, with redis installed in shop, and its snapshot `ready`."""
@@ -206,13 +217,7 @@ def test_five_rounds(running: QemuMachine) -> None:
         inside(running, ADD)
         assert inside(running, ASK, "till").out.split()[:3] == [str(number)] * 3
     stop(running)
-    postgres = running.succeed(f"cat {UPPER}/var/log/postgresql/*.log").out
-    states = re.findall(r"database system (was .*?)(?: at |$)", postgres, re.MULTILINE)
-    assert states == ["was shut down"] * (rounds + 1)
-    mariadb = running.succeed(f"grep -aE 'mariadbd?|mysqld' {UPPER}/var/log/syslog").out
-    assert "crash recovery" not in mariadb
-    assert len(re.findall(r"Normal shutdown", mariadb)) == rounds + 1
-    assert len(re.findall(r"Shutdown complete$", mariadb, re.MULTILINE)) == rounds + 1
+    assert_databases_were_shut_down(running, rounds + 1)
     log = running.succeed(f"cat {LOG}").out
     told = re.findall(r"(start|stop) of (\S+): \d+\.\d\d s$", log, re.MULTILINE)
     starts = [("start", name) for name in SERVICES]
@@ -263,6 +268,39 @@ def test_crashes(running: QemuMachine) -> None:
     assert [name for name in DAEMONS if old[name] == new[name]] == []
     assert pid_1(running) == before
     assert inside(running, ASK, "till").out.split("\n")[:2] == ["1"] * 2
+
+
+def test_under_systemd(ready: QemuMachine) -> None:
+    """The same services as units of a systemd of shop's own: reached, whole after each stop, started
+    again after a crash as their units say, and after an upgrade."""
+    rounds = 2
+    conf = f"START= {' '.join(SERVICES)}\\nINIT= overlay-init-systemd"
+    ready.succeed(f"sed -i 's/^START=.*/{conf}/' {SHOP}; > {LOG}")
+    boot(ready)
+    boot(ready, "/opt/subhost/till/till.conf")
+    inside(ready, FILL + ADD)
+    for number in range(2, rounds + 2):
+        stop(ready)
+        boot(ready)
+        inside(ready, ADD)
+        answers = inside(ready, ASK, "till").out.splitlines()
+        assert answers == [str(number)] * 3 + ["page of shop", "shop"]
+    before, old = pid_1(ready), daemons(ready)
+    assert sorted(old) == sorted(DAEMONS)
+    inside(ready, "pkill -9 -x redis-server; until redis-cli ping; do sleep 1; done")
+    done = inside(ready, "DEBIAN_FRONTEND=noninteractive apt-get -qy upgrade")
+    assert done.out.count(LATER) >= 4, done
+    new = daemons(ready)
+    assert {name for name in DAEMONS if old[name] != new[name]} == {"nginx", "redis-server"}
+    assert inside(ready, ASK, "till").out.split("\n")[3] == "page of shop"
+    assert_dpkg_is_whole(ready)
+    assert inside(ready, "systemctl --failed --no-legend").out == ""
+    assert pid_1(ready) == before
+    stop(ready)
+    assert_databases_were_shut_down(ready, rounds + 1)
+    log = ready.succeed(f"cat {LOG}").out
+    assert "failed" not in log
+    assert set(re.findall(r"start of (\S+): ", log)) == set(SERVICES)
 
 
 def test_removal_of_the_last_service(ready: QemuMachine) -> None:
