@@ -1,5 +1,5 @@
-"""The kernel's calls that Python 3.11 lacks, one thin function each, over glibc 2.36. Importing this
-takes as long as all mounts of a boot, so the short commands do without it.
+"""The kernel's calls that Python 3.11 lacks, one thin function each, over glibc 2.36. Of ctypes only
+the half in C is imported: the other one takes a tenth of a boot.
 
 Every function raises OSError naming the call and the path. Paths and strings are str; data that
 the kernel takes as text is encoded as file names are. See the man page of section 2 by each name.
@@ -7,12 +7,16 @@ the kernel takes as text is encoded as file names are. See the man page of secti
 
 from __future__ import annotations
 
-import ctypes
+import _ctypes
 import fcntl
 import os
 import sys
 
 from overlay_boot.signals import SIGNALS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MS_RDONLY = 1
 MS_NOSUID = 2
@@ -57,13 +61,36 @@ _IFF_UP = 1
 _AF_INET = 2
 _SOCK_DGRAM = 2
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.signal.restype = ctypes.c_void_p
+
+def _number(letter: str) -> Any:
+    """The C type that the module struct has this letter for."""
+    return type(letter, (_ctypes._SimpleCData,), {"_type_": letter})
+
+
+_Int, _UInt, _Long, _ULong, _Int64, _Pointer = map(_number, "iIlLqP")
+
+
+class _Function(_ctypes.CFuncPtr):
+    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+    _restype_ = _Int
+
+
+class _Library:
+    """What this process has loaded; as attributes, its functions."""
+
+    def __init__(self) -> None:
+        self._handle = _ctypes.dlopen(None, os.RTLD_NOW)  # type: ignore[arg-type]  # dlopen(3)
+
+    def __getattr__(self, name: str) -> _Function:
+        return _Function((name, self))  # type: ignore[arg-type]  # its type for this is in ctypes
+
+
+_libc = _Library()
 
 
 def _check(result: int, call: str, path: str | None = None) -> int:
     if result == -1:
-        number = ctypes.get_errno()
+        number = _ctypes.get_errno()
         raise OSError(number, f"{call}: {os.strerror(number)}", path)
     return result
 
@@ -74,7 +101,7 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
         os.fsencode(source),
         os.fsencode(target),
         kind.encode(),
-        ctypes.c_ulong(flags),
+        _ULong(flags),
         os.fsencode(data),
     )
     _check(result, "mount", target)
@@ -94,16 +121,16 @@ def set_read_only(target: int) -> None:
     """mount_setattr(2): make the mount read-only whose root an open file is, and nothing that is
     mounted on it."""
     attributes = _MOUNT_ATTR_RDONLY.to_bytes(8, sys.byteorder) + bytes(24)  # struct mount_attr
-    flags = ctypes.c_uint(_AT_EMPTY_PATH)
-    result = _libc.mount_setattr(target, b"", flags, attributes, ctypes.c_size_t(32))
+    flags = _UInt(_AT_EMPTY_PATH)
+    result = _libc.mount_setattr(target, b"", flags, attributes, _ULong(32))
     _check(result, "mount_setattr")
 
 
 def magic_of(file: int) -> int:
     """The kind of file system that an open file is on, by its number in fstatfs(2)."""
-    found = (ctypes.c_long * 15)()
+    found = (_Long * 15)()
     _check(_libc.fstatfs(file, found), "fstatfs")
-    return found[0]
+    return int(found[0])
 
 
 def detach(target: str) -> None:
@@ -115,24 +142,24 @@ def open_tree(path: str, recursive: bool = True) -> int:
     """open_tree(2) OPEN_TREE_CLONE: a detached copy of the mounts at path, or of the one that path
     is on alone."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
-    result = _libc.open_tree(_AT_FDCWD, os.fsencode(path), ctypes.c_uint(flags))
+    result = _libc.open_tree(_AT_FDCWD, os.fsencode(path), _UInt(flags))
     return _check(result, "open_tree", path)
 
 
 def move_mount(tree: int, target: int) -> None:
     """move_mount(2): attach a detached tree of mounts to an open directory or file."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
-    _check(_libc.move_mount(tree, b"", target, b"", ctypes.c_uint(flags)), "move_mount")
+    _check(_libc.move_mount(tree, b"", target, b"", _UInt(flags)), "move_mount")
 
 
-class _Statx(ctypes.Structure):  # the fields that are read, and what is between them
-    _fields_ = [
-        ("mask", ctypes.c_uint32),
-        ("to_80", ctypes.c_uint32 * 19),
-        ("seconds", ctypes.c_int64),
-        ("nanoseconds", ctypes.c_uint32),
-        ("to_256", ctypes.c_uint32 * 41),
-    ]
+class _Statx(_ctypes.Structure):  # the fields that are read, and what is between them
+    _fields_ = (
+        ("mask", _UInt),
+        ("to_80", _UInt * 19),
+        ("seconds", _Int64),
+        ("nanoseconds", _UInt),
+        ("to_256", _UInt * 41),
+    )
 
 
 def birth_time(name: str, folder: int) -> int:
@@ -140,7 +167,7 @@ def birth_time(name: str, folder: int) -> int:
     does not tell (statx(2)). No link is followed."""
     found = _Statx()
     path, flags = os.fsencode(name), _AT_SYMLINK_NOFOLLOW
-    _check(_libc.statx(folder, path, flags, _STATX_BTIME, ctypes.byref(found)), "statx", name)
+    _check(_libc.statx(folder, path, flags, _STATX_BTIME, _ctypes.byref(found)), "statx", name)
     known = found.mask & _STATX_BTIME
     return found.seconds * 10**9 + found.nanoseconds if known else 0
 
@@ -175,10 +202,11 @@ def signals_as_file(numbers: tuple[int, ...]) -> int:
     """A descriptor that becomes readable when one of the signals arrives, of those that this
     process was not told to ignore (nohup(1)). From now on they do nothing else (signalfd(2))."""
     mask = 0
+    signal = _libc.signal
+    signal.restype = _Pointer
     for number in numbers:
-        before = _libc.signal(number, None)
-        if before == _SIG_IGN:
-            _libc.signal(number, ctypes.c_void_p(_SIG_IGN))
+        if signal(number, None) == _SIG_IGN:
+            signal(number, _Pointer(_SIG_IGN))
         else:
             mask |= 1 << number - 1
     signals = mask.to_bytes(8, "little") + bytes(120)
@@ -205,25 +233,18 @@ def loopback_up() -> None:
         os.close(sock)
 
 
-class _OpenHow(ctypes.Structure):
-    _fields_ = [
-        ("flags", ctypes.c_uint64),
-        ("mode", ctypes.c_uint64),
-        ("resolve", ctypes.c_uint64),
-    ]
-
-
 def open_in_root(root: int, path: str, flags: int, links: bool = True, more: int = 0) -> int:
     """openat2(2): open path as if the directory root were "/", symbolic links and ".." included;
     without links none is followed, and one on the way is an error. `more` is RESOLVE_CACHED for a
     path that is not to be waited for."""
     resolve = _RESOLVE_IN_ROOT | (_RESOLVE_NO_MAGICLINKS if links else _RESOLVE_NO_SYMLINKS) | more
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
+    fields = (flags | os.O_CLOEXEC, 0, resolve)  # struct open_how
+    how = b"".join(field.to_bytes(8, sys.byteorder) for field in fields)
     result = _libc.syscall(
-        ctypes.c_long(_SYS_OPENAT2),
+        _Long(_SYS_OPENAT2),
         root,
         os.fsencode(path),
-        ctypes.byref(how),
-        ctypes.c_size_t(ctypes.sizeof(how)),
+        how,
+        _ULong(len(how)),
     )
     return _check(result, "openat2", path)
