@@ -35,7 +35,7 @@ from overlay_boot.builder import GO, Builder, tell
 from overlay_boot.commands import duplicate_above
 from overlay_boot.linux import become_subreaper, default_signals, open_in_root
 from overlay_boot.log import Log
-from overlay_boot.records import FOLDER, Record, name_of, read_link
+from overlay_boot.records import FOLDER, Record, name_of
 from overlay_boot.running import claim, hold
 from overlay_boot.signals import SIGKILL, kill_process
 from overlay_boot.steps import Step, roll_back, run
@@ -252,8 +252,7 @@ class Boot:
             Waiter().ended(process)
         if self.keeper:
             os.waitpid(self.keeper, 0)
-        if read_link(self.record.netns) == f"/proc/{self.builder.pid}/ns/net":
-            os.unlink(self.record.netns)
+        self.record.forget_netns(self.builder.pid)
         self.builder.root.undo_files()  # if the builder was killed before it could
 
     def wait_for_start(self) -> None:

@@ -29,7 +29,7 @@ from overlay_boot.linux import (
     sethostname,
     unshare,
 )
-from overlay_boot.records import NETNS, Record, is_ending, read_link
+from overlay_boot.records import NETNS, Record, is_ending
 from overlay_boot.root import Root
 from overlay_boot.signals import SIGKILL
 from overlay_boot.steps import Step, roll_back, run
@@ -140,8 +140,7 @@ class Builder:
         tell(self.up, "ready", str(os.getpid()))
 
     def _forget_netns(self) -> None:
-        if read_link(self.record.netns) == f"/proc/{os.getpid()}/ns/net":
-            os.unlink(self.record.netns)
+        self.record.forget_netns(os.getpid())
 
     def _get_script(self) -> None:
         self.script = self.root.init_script()
@@ -178,8 +177,7 @@ class Builder:
         except BaseException:
             os.kill(pid, SIGKILL)
             os.waitpid(pid, 0)
-            if read_link(self.record.netns) == f"/proc/{pid}/ns/net":
-                os.unlink(self.record.netns)
+            self.record.forget_netns(pid)
             raise
 
     # --- pid 1

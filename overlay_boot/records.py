@@ -225,8 +225,7 @@ class Record:
 
     def clear(self) -> None:
         """Remove what a crash left of it: the namespace's name, cables, cgroup and this record."""
-        if self.pid and read_link(self.netns) == f"/proc/{self.pid}/ns/net":
-            os.unlink(self.netns)
+        self.forget_netns(self.pid)
         if left := self.left_cables():
             from overlay_boot.net import delete_links
 
@@ -235,6 +234,11 @@ class Record:
             cgroup.remove(self.cgroup)
         if self.stands():
             os.unlink(self.path)
+
+    def forget_netns(self, pid: int) -> None:
+        """Remove the name of the network namespace if it leads to this process."""
+        if pid and read_link(self.netns) == f"/proc/{pid}/ns/net":
+            os.unlink(self.netns)
 
     def left_cables(self) -> list[Link]:
         """Those of its cables that are there."""
