@@ -20,7 +20,7 @@ mkdir root work live
 dpkg-deb -x /root/arm64/*.deb lower
 cp -r --parents /etc/network lower
 cd lower
-for name in bin dev etc/init.d proc root run sys tmp usr/sbin; do mkdir -p $name; done
+for name in bin dev etc/init.d proc root run sys tmp usr/bin usr/sbin; do mkdir -p $name; done
 for name in sh cat sleep echo; do ln -sf /usr/bin/busybox bin/$name; done
 [ -e usr/bin/busybox ] || ln -s /bin/busybox usr/bin/busybox
 printf '#!/bin/sh\\n[ $1 = stop ] || sleep 4321 < /dev/null > /dev/null 2>&1 &\\n' > etc/one
