@@ -35,7 +35,7 @@ def test_go_enters_all_namespaces(subhost: Subhost) -> None:
 def test_go_reads_commands_from_a_pipe(subhost: Subhost) -> None:
     """What is written there is run, and its output comes back."""
     subhost.boot()
-    done = subhost.run(f"overlay-go {subhost.name}", input="echo one; echo two\n")
+    done = subhost.on_host(f"overlay-go {subhost.name}", input="echo one; echo two\n")
     assert (done.status, done.out) == (0, "one\ntwo\n"), done
 
 
@@ -65,7 +65,7 @@ def test_gos_shell_is_sh_without_a_bash(subhost: Subhost) -> None:
 
 def typed(subhost: Subhost, commands: str) -> str:
     """What is on the terminal when commands are typed at overlay-go's."""
-    done = subhost.run(
+    done = subhost.on_host(
         f"echo '{commands}; exit' | script -qec 'overlay-go {subhost.name}' /dev/null", timeout=20
     )
     return done.out.replace("\r", "")
@@ -93,7 +93,7 @@ def test_go_runs_a_command(subhost: Subhost) -> None:
     """Words as they were given, the exit status handed on, by name or configuration file."""
     subhost.boot()
     for who in (subhost.name, subhost.conf):
-        done = subhost.run(f"overlay-go {who} sh -c 'echo \"$#:$2\"; exit 42' x 'a  b' '$c;'")
+        done = subhost.on_host(f"overlay-go {who} sh -c 'echo \"$#:$2\"; exit 42' x 'a  b' '$c;'")
         assert (done.status, done.out) == (42, "2:$c;\n"), done
 
 
@@ -101,7 +101,7 @@ def test_go_runs_a_command(subhost: Subhost) -> None:
 def test_go_without_a_name_lists(subhost: Subhost) -> None:
     """Without a name overlay-go lists the names of the subhosts that run."""
     subhost.boot()
-    done = subhost.run("overlay-go < /dev/null")
+    done = subhost.on_host("overlay-go < /dev/null")
     assert done.status == 0 and subhost.name in done.out, done
 
 
@@ -111,7 +111,7 @@ def test_a_subhost_that_does_not_run(subhost: Subhost, command: str) -> None:
     """One clear line and status 3, by name and by configuration file."""
     subhost.write()
     for who in (subhost.name, subhost.conf):
-        done = subhost.run(f"overlay-{command} {who} < /dev/null")
+        done = subhost.on_host(f"overlay-{command} {who} < /dev/null")
         assert done.status == 3 and done.err.count("\n") == 1 and "not running" in done.err, done
 
 
@@ -119,7 +119,7 @@ def test_a_subhost_that_does_not_run(subhost: Subhost, command: str) -> None:
 def test_gos_environment_is_clean(subhost: Subhost) -> None:
     """Of the caller's environment terminal and language alone get in."""
     subhost.boot()
-    done = subhost.run(
+    done = subhost.on_host(
         f"SECRET=x TERM=xterm COLORTERM=24bit LANG=C.UTF-8 LC_ALL=C overlay-go {subhost.name} env"
     )
     assert "SECRET" not in done.out and "TERM=xterm\n" in done.out, done
@@ -162,7 +162,7 @@ def test_stop_takes_the_name(subhost: Subhost) -> None:
     """A subhost can be named by its NAME."""
     subhost.boot()
     pid = subhost.pid1()
-    assert subhost.run(f"overlay-stop {subhost.name}").status == 0
+    assert subhost.on_host(f"overlay-stop {subhost.name}").status == 0
     assert not subhost.host.file(f"/proc/{pid}").exists
 
 
@@ -172,7 +172,7 @@ def test_stop_returns_when_all_is_gone(subhost: Subhost) -> None:
     subhost.boot("CABLES= = =")
     pid = subhost.pid1()
     name = subhost.name
-    done = subhost.run(
+    done = subhost.on_host(
         f"overlay-stop {name} || echo failed; ls -d /run/netns/{name} /sys/class/net/{name}[01] "
         f"/run/overlay-boot/{name} /proc/{pid} 2>/dev/null"
     )
@@ -189,7 +189,9 @@ def test_stop_terminates_then_kills(subhost: Subhost) -> None:
     subhost.put("init", "#!/bin/sh\necho '/deaf 1 & setsid /deaf 2 & exec /.reaper'\n")
     subhost.boot(f"INIT= {subhost.folder}/init")
     assert subhost.wait(f"cd {subhost.folder}/root && [ -e ready1 ] && [ -e ready2 ]")
-    done = subhost.run(f"date +%s%N; overlay-stop --timeout 1 {subhost.name}; echo $?; date +%s%N")
+    done = subhost.on_host(
+        f"date +%s%N; overlay-stop --timeout 1 {subhost.name}; echo $?; date +%s%N"
+    )
     start, status, end = done.out.split()
     assert status == "1" and "deaf" in done.err, done
     assert "deaf" in subhost.target.read(subhost.log)
@@ -207,7 +209,7 @@ def test_the_grace_is_ten_seconds_by_default(subhost: Subhost) -> None:
         "#!/bin/sh\necho '(trap : TERM; while :; do sleep 999 & wait; done) & exec /.reaper'\n",
     )
     subhost.boot(f"INIT= {subhost.folder}/init")
-    done = subhost.run(f"date +%s%N; overlay-stop {subhost.name}; date +%s%N", timeout=40)
+    done = subhost.on_host(f"date +%s%N; overlay-stop {subhost.name}; date +%s%N", timeout=40)
     start, end = map(int, done.out.split())
     took = (end - start) / 1e9
     assert took >= 10 and subhost.in_time(took, 15), took
@@ -219,7 +221,7 @@ def test_what_a_crash_left_is_cleared(subhost: Subhost) -> None:
     subhost.boot("CABLES= =")
     subhost.crash()
     assert subhost.host.file(f"/run/overlay-boot/{subhost.name}").exists
-    assert subhost.run(f"overlay-stop {subhost.name}").status == 3
+    assert subhost.on_host(f"overlay-stop {subhost.name}").status == 3
     assert subhost.gone(0)
 
 
@@ -229,7 +231,7 @@ def test_another_subhost_runs_on(subhost: Subhost) -> None:
     subhost.boot()
     first, pid = subhost.name, subhost.pid1()
     second = f"{first}b"
-    subhost.run(
+    subhost.on_host(
         f"cd {subhost.folder} && mkdir {second} && mkdir {second}/root {second}/work {second}/live"
     )
     conf = subhost.put(
@@ -238,11 +240,11 @@ def test_another_subhost_runs_on(subhost: Subhost) -> None:
         0o644,
     )
     subhost.named.append(second)
-    done = subhost.run(f"overlay-boot --wait {conf} < /dev/null", timeout=60)
+    done = subhost.on_host(f"overlay-boot --wait {conf} < /dev/null", timeout=60)
     assert done.status == 0, done
-    lines = subhost.run("overlay-list").out.splitlines()
+    lines = subhost.on_host("overlay-list").out.splitlines()
     assert [len([x for x in lines if x.startswith(f"{n} ")]) for n in (first, second)] == [1, 1]
-    assert subhost.run(f"overlay-stop {second}").status == 0
+    assert subhost.on_host(f"overlay-stop {second}").status == 0
     assert subhost.pid1() == pid
     assert subhost.inside("echo on") == "on\n"
 
@@ -253,15 +255,17 @@ def test_others_are_left_in_peace(subhost: Subhost) -> None:
     subhost.boot()
     pid = subhost.pid1()
     record = f"/run/overlay-boot/{subhost.name}"
-    other = int(subhost.run("setsid sleep 60 > /dev/null 2>&1 < /dev/null & echo $!").out)
+    other = int(subhost.on_host("setsid sleep 60 > /dev/null 2>&1 < /dev/null & echo $!").out)
     try:
-        subhost.run(f"cp {record} {subhost.folder}/old")
+        subhost.on_host(f"cp {record} {subhost.folder}/old")
         subhost.stop()
-        subhost.run(f"sed 's/{pid}/{other}/' {subhost.folder}/old > {record}; chmod 600 {record}")
-        assert subhost.run(f"overlay-stop {subhost.name}").status == 3
+        subhost.on_host(
+            f"sed 's/{pid}/{other}/' {subhost.folder}/old > {record}; chmod 600 {record}"
+        )
+        assert subhost.on_host(f"overlay-stop {subhost.name}").status == 3
         assert subhost.host.file(f"/proc/{other}").exists
     finally:
-        subhost.run(f"kill {other}; rm -f {record}")
+        subhost.on_host(f"kill {other}; rm -f {record}")
 
 
 @clause("list-dead")
@@ -269,7 +273,7 @@ def test_list_without_the_dead(subhost: Subhost) -> None:
     """One whose processes were all killed is not listed, whatever is recorded still."""
     subhost.boot()
     subhost.crash()
-    assert subhost.name not in subhost.run("overlay-list; overlay-list --json").out
+    assert subhost.name not in subhost.on_host("overlay-list; overlay-list --json").out
 
 
 @clause("list", "list-json", "list-dead", "list-empty")
@@ -278,13 +282,15 @@ def test_list(subhost: Subhost) -> None:
     subhost.boot("CABLES= = =")
     name, pid = subhost.name, subhost.pid1()
     line = next(
-        x for x in subhost.run("overlay-list").out.splitlines() if x.startswith(f"{name} ")
+        x for x in subhost.on_host("overlay-list").out.splitlines() if x.startswith(f"{name} ")
     )
     assert all(
         word in line for word in (str(pid), "overlay", f"{name}0", f"{name}1", subhost.conf)
     )
     rows = [
-        row for row in json.loads(subhost.run("overlay-list --json").out) if row["name"] == name
+        row
+        for row in json.loads(subhost.on_host("overlay-list --json").out)
+        if row["name"] == name
     ]
     assert (
         rows[0].items()
@@ -297,15 +303,15 @@ def test_list(subhost: Subhost) -> None:
         and "since" in rows[0]
     )
     subhost.stop()
-    done = subhost.run("overlay-list")
+    done = subhost.on_host("overlay-list")
     assert done.status == 0 and name not in done.out and done.err, done
-    assert json.loads(subhost.run("overlay-list --json").out) == []
+    assert json.loads(subhost.on_host("overlay-list --json").out) == []
 
 
 def listed(subhost: Subhost) -> tuple[dict[str, Any], str]:
     """What overlay-list says of a subhost: its JSON object, and its line."""
-    rows = json.loads(subhost.run("overlay-list --json").out)
-    lines = subhost.run("overlay-list").out.splitlines()
+    rows = json.loads(subhost.on_host("overlay-list --json").out)
+    lines = subhost.on_host("overlay-list").out.splitlines()
     row = next(row for row in rows if row["name"] == subhost.name)
     return row, next(line for line in lines if line.startswith(f"{subhost.name} "))
 
@@ -337,7 +343,7 @@ def test_list_says_nothing_of_what_nobody_counts(subhost: Subhost) -> None:
     subhost.write("CABLES= =")
     hidden = "mount -t tmpfs none /sys/fs/cgroup"
     boot = f"exec overlay-boot --wait {subhost.conf} < /dev/null"
-    done = subhost.run(f"unshare --mount sh -c '{hidden} && {boot}'", timeout=60)
+    done = subhost.on_host(f"unshare --mount sh -c '{hidden} && {boot}'", timeout=60)
     assert done.status == 0, done
     row, line = listed(subhost)
     assert [row[key] for key in ("processes", "memory", "cpu")] == [None] * 3, row

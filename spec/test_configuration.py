@@ -24,7 +24,7 @@ def test_the_canonical_path_works_for_boot_and_stop(subhost: Subhost) -> None:
     """overlay-boot and overlay-stop take the absolute, canonical path of the file."""
     subhost.boot()
     pid = subhost.pid1()
-    subhost.run(f"overlay-stop {subhost.conf}")
+    subhost.on_host(f"overlay-stop {subhost.conf}")
     assert subhost.ended(pid)
 
 
@@ -37,20 +37,20 @@ def test_any_path_works_from_any_folder(subhost: Subhost, folder: str, path: str
     """Relative paths in the file start from its folder, however the file is named."""
     subhost.write()
     here, file = (text.format(subhost.folder, subhost.name) for text in (folder, path))
-    done = subhost.run(f"cd {here} && overlay-boot {file} < /dev/null")
+    done = subhost.on_host(f"cd {here} && overlay-boot {file} < /dev/null")
     assert done.status == 0, done
     assert subhost.up()
     subhost.inside("echo mine > /mine")
     assert subhost.target.read(f"{subhost.folder}/root/mine") == "mine\n"
     pid = subhost.pid1()
-    done = subhost.run(f"cd {here} && overlay-stop {file}")
+    done = subhost.on_host(f"cd {here} && overlay-stop {file}")
     assert done.status == 0 and subhost.ended(pid), done
 
 
 @clause("base")
 def test_the_other_folders_are_in_base(subhost: Subhost) -> None:
     """root, work and live are those of the folder that BASE names."""
-    subhost.run(f"cd {subhost.folder} && mkdir other && mv root work live other")
+    subhost.on_host(f"cd {subhost.folder} && mkdir other && mv root work live other")
     subhost.boot(f"BASE= {subhost.folder}/other")
     subhost.inside("echo mine > /mine")
     assert subhost.target.read(f"{subhost.folder}/other/root/mine") == "mine\n"
@@ -59,7 +59,7 @@ def test_the_other_folders_are_in_base(subhost: Subhost) -> None:
 @clause("conf-relative", "conf-relative-base")
 def test_relative_paths_start_from_base(subhost: Subhost) -> None:
     """A relative BASE starts from the file's folder, every other path from BASE."""
-    subhost.run(
+    subhost.on_host(
         f"cd {subhost.folder} && mkdir other && mv root other/up; mv work other/wk; mv live other/lv"
     )
     subhost.put("other/init", "#!/bin/sh\necho 'sleep 99 & exec /.reaper'\n")
@@ -128,7 +128,7 @@ def test_paths_with_odd_characters_work(subhost: Subhost) -> None:
     values = [f"{key}= {name}" for key, name in names.items()]
     subhost.boot("\n".join([*values, f"LOG= log {ODD}", f"SHARE= {shared}"]))
     subhost.inside(f"cat {shlex.quote(shared)}/from > /seen")
-    seen = subhost.run(f"cat {shlex.quote(upper)}/seen")
+    seen = subhost.on_host(f"cat {shlex.quote(upper)}/seen")
     assert seen.out == "host\n", seen
     assert subhost.host.file(f"{base}/log {ODD}").exists
 
@@ -209,7 +209,7 @@ def test_base_is_required(subhost: Subhost) -> None:
     folder = subhost.folder
     paths = f"UPPER= {folder}/root\nWORK= {folder}/work\nLIVE= {folder}/live"
     subhost.write(paths, omit=("BASE",))
-    subhost.run(f"cd {folder} && overlay-boot {subhost.conf} < /dev/null", timeout=60)
+    subhost.on_host(f"cd {folder} && overlay-boot {subhost.conf} < /dev/null", timeout=60)
     assert subhost.settled() and not subhost.pid1()
     subhost.boot(paths)
 
@@ -224,14 +224,14 @@ def test_missing_directories_start_nothing(subhost: Subhost, variable: str) -> N
 @clause("error-work-nested")
 def test_work_inside_upper_starts_nothing(subhost: Subhost) -> None:
     """WORK must lie outside of UPPER."""
-    subhost.run(f"mkdir {subhost.folder}/root/work")
+    subhost.on_host(f"mkdir {subhost.folder}/root/work")
     subhost.refused(f"WORK= {subhost.folder}/root/work")
 
 
 @clause("error-work-mount")
 def test_work_on_another_mount_starts_nothing(subhost: Subhost) -> None:
     """WORK must be on UPPER's mount."""
-    subhost.prepare(f"mount -t tmpfs spec {subhost.folder}/work")
+    subhost.prepare_host(f"mount -t tmpfs spec {subhost.folder}/work")
     subhost.refused("")
 
 
@@ -295,7 +295,7 @@ def test_upper_on_an_overlay_is_refused(subhost: Subhost) -> None:
     """UPPER on an overlay is refused, before any mount, with the reason."""
     subhost.put("o/u/.made", "")
     subhost.put("o/w/.made", "")
-    subhost.prepare(
+    subhost.prepare_host(
         f"cd {subhost.folder} && mount -t overlay -o lowerdir={TINY},upperdir=o/u,workdir=o/w o root"
         " && mkdir root/up root/wk"
     )
@@ -317,7 +317,7 @@ def test_an_unreadable_file_is_refused(subhost: Subhost, content: bytes | None) 
 def test_a_file_that_everyone_may_write_is_refused(subhost: Subhost) -> None:
     """Its commands run as root, so the message says how to mend it."""
     subhost.write()
-    subhost.run(f"chmod 666 {subhost.conf}")
+    subhost.on_host(f"chmod 666 {subhost.conf}")
     done = subhost.start()
     assert done.status == 2 and f"chmod o-w {subhost.conf}" in done.err, done
 
@@ -326,6 +326,6 @@ def test_a_file_that_everyone_may_write_is_refused(subhost: Subhost) -> None:
 def test_a_file_of_another_user_draws_a_warning(subhost: Subhost) -> None:
     """A configuration of another user is warned of, and used all the same."""
     subhost.write()
-    subhost.run(f"chown 4321 {subhost.conf}")
+    subhost.on_host(f"chown 4321 {subhost.conf}")
     done = subhost.start()
     assert done.status == 0 and "4321" in done.err and done.err.count("\n") == 1, done

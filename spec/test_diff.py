@@ -50,14 +50,14 @@ def tables(said: str) -> list[list[list[str]]]:
 def prepared(subhost: Subhost) -> str:
     """A LOWER with some files in it, as the configuration's text."""
     lower = subhost.fill("lower")
-    subhost.prepare(f"cd {subhost.folder} && {FILES}")
+    subhost.prepare_host(f"cd {subhost.folder} && {FILES}")
     return f"LOWER= {lower}"
 
 
 def diff(subhost: Subhost, words: str = "") -> str:
     """What overlay-diff prints of a subhost given by its configuration."""
     __tracebackhide__ = True
-    done = subhost.run(f"overlay-diff {subhost.conf} {words}")
+    done = subhost.on_host(f"overlay-diff {subhost.conf} {words}")
     assert done.status == 0, done
     return done.out
 
@@ -85,7 +85,7 @@ def test_what_the_subhost_did(subhost: Subhost) -> None:
     assert before == "", before
     subhost.inside(CHANGES)
     for who in (subhost.name, subhost.conf):
-        done = subhost.run(f"overlay-diff {who} /srv")
+        done = subhost.on_host(f"overlay-diff {who} /srv")
         assert done.status == 0, done
         found = lines(done.out)
         words = {path: line.change for path, line in found.items()}
@@ -126,7 +126,7 @@ def test_a_moved_folder(subhost: Subhost) -> None:
     """What a folder has from another path of LOWER is compared with that."""
     subhost.write(prepared(subhost))
     script = 'import os; os.setxattr("root/srv/new", "trusted.overlay.redirect", b"/srv/old")'
-    subhost.prepare(
+    subhost.prepare_host(
         f"cd {subhost.folder} && mkdir -p root/srv/new && cp -a lower/srv/old/o root/srv/new/ && "
         f"echo z > root/srv/new/z && python3 -c {shlex.quote(script)}"
     )
@@ -141,7 +141,7 @@ def test_what_makes_a_copy_another(subhost: Subhost) -> None:
     """Another time, owner or extended attribute, with the same contents, is a change."""
     subhost.write(prepared(subhost))
     script = 'import os; os.setxattr("root/srv/c", "trusted.other", b"y")'
-    subhost.prepare(
+    subhost.prepare_host(
         f"cd {subhost.folder} && mkdir root/srv && cp -a lower/srv/[abc] lower/srv/link root/srv/ "
         f"&& touch -d @1 root/srv/a && chown 7 root/srv/b && python3 -c {shlex.quote(script)}"
     )
@@ -162,14 +162,14 @@ def test_running_or_stopped_it_is_the_same(subhost: Subhost) -> None:
     subhost.boot(text)
     subhost.inside(CHANGES)
     subhost.write(f"{text}\nUPPER= elsewhere")
-    subhost.prepare(f"mkdir {subhost.folder}/elsewhere")
+    subhost.prepare_host(f"mkdir {subhost.folder}/elsewhere")
     look = f"cd {subhost.folder} && find root lower -printf '%p %i %C@\\n' | sort | sha256sum"
-    before = subhost.prepare(look)
+    before = subhost.prepare_host(look)
     running = diff(subhost)
     subhost.stop()
     subhost.write(text)
     assert diff(subhost) == running and "replaced" in running
-    assert subhost.prepare(look) == before
+    assert subhost.prepare_host(look) == before
 
 
 @clause("diff-no-command", "diff-status-2")
@@ -179,7 +179,7 @@ def test_no_command_is_run(subhost: Subhost, variable: str) -> None:
     trace = f"{subhost.folder}/trace"
     value = {"UPPER": "root", "LOWER": subhost.fill("lower"), "BASE": subhost.folder}[variable]
     subhost.write(f"{variable}=!echo x >> {trace}; echo {value}\nNAME=!echo x >> {trace}; echo n")
-    done = subhost.run(f"overlay-diff {subhost.conf}")
+    done = subhost.on_host(f"overlay-diff {subhost.conf}")
     assert done.status == 2 and done.err.count("\n") == 1 and variable in done.err, done
     assert not subhost.host.file(trace).exists
     subhost.boot(f"{variable}=!echo x >> {trace}; echo {value}")
@@ -211,9 +211,9 @@ def test_what_is_mounted_on_the_two(subhost: Subhost) -> None:
     subhost.inside("echo more >> /srv/a; echo more >> /srv/plain/p; echo x > /srv/old/new")
     before = diff(subhost)
     points = f"{subhost.folder}/lower/srv/plain {subhost.folder}/root/srv/old"
-    subhost.prepare(f"for point in {points}; do mount -t tmpfs other $point; done")
+    subhost.prepare_host(f"for point in {points}; do mount -t tmpfs other $point; done")
     try:
-        subhost.prepare(f"for point in {points}; do echo y > $point/other; done")
+        subhost.prepare_host(f"for point in {points}; do echo y > $point/other; done")
         assert diff(subhost) == before
     finally:
         subhost.target.run(f"umount {points}")
@@ -227,24 +227,24 @@ def test_odd_names(subhost: Subhost) -> None:
     subhost.write(prepared(subhost))
     folder = f"{subhost.folder}/root/odd"
     made = shlex.join(f"{folder}/{name}" for name in names)
-    subhost.prepare(f"mkdir {folder}; touch {made} {folder}/$(printf '\\377\\033')")
+    subhost.prepare_host(f"mkdir {folder}; touch {made} {folder}/$(printf '\\377\\033')")
     said = diff(subhost, "/odd").partition("\n\n")[0]
     assert said.isprintable() or set(filter(lambda c: not c.isprintable(), said)) == {"\n"}
     found = lines(said)
     assert len(found) == len(names) + 2 and "/odd/" in found, said
     shell = "; ".join(f"printf '%s\\0' {path}" for path in found)
-    read = subhost.prepare(f"bash -c {shlex.quote(shell)} | sort -z | sha256sum")
+    read = subhost.prepare_host(f"bash -c {shlex.quote(shell)} | sort -z | sha256sum")
     listed = (
         f"cd {subhost.folder}/root && find odd ! -type d -printf '/%p\\0' -o -printf '/odd/\\0'"
     )
-    assert read == subhost.prepare(f"{{ {listed}; }} | sort -z | sha256sum"), said
+    assert read == subhost.prepare_host(f"{{ {listed}; }} | sort -z | sha256sum"), said
 
 
 @clause("diff-sums")
 def test_the_sums(subhost: Subhost) -> None:
     """For each folder of the root, how many there are of each change, and their bytes."""
     subhost.write(prepared(subhost))
-    subhost.prepare(
+    subhost.prepare_host(
         f"cd {subhost.folder}/root && mkdir -p srv/d etc && head -c 3000 /dev/zero > srv/d/f && "
         "echo x > srv/a && mknod srv/b c 0 0 && cp -a ../lower/srv/c srv/ && echo top > top"
     )
@@ -265,7 +265,7 @@ def test_the_same_as_an_object(subhost: Subhost) -> None:
     text = prepared(subhost)
     subhost.boot(text)
     subhost.inside(CHANGES)
-    subhost.prepare(f"touch {subhost.folder}/root/$(printf 'odd\\377')")
+    subhost.prepare_host(f"touch {subhost.folder}/root/$(printf 'odd\\377')")
     found = as_json(subhost)
     assert set(found) == {"name", "upper", "lower", "changes", "folders", "packages"}
     assert (found["name"], found["upper"]) == (subhost.name, f"{subhost.folder}/root")
@@ -297,7 +297,7 @@ def test_dropping_a_copy(subhost: Subhost) -> None:
     subhost.stop()
     before = set(lines(diff(subhost)))
     for path in ("/srv/a", "/srv/link", "/srv/gone"):
-        done = subhost.run(f"overlay-diff --drop {path} {subhost.conf}")
+        done = subhost.on_host(f"overlay-diff --drop {path} {subhost.conf}")
         assert (done.status, done.out, done.err) == (0, "", ""), done
     assert before - set(lines(diff(subhost))) == {"/srv/a", "/srv/link", "/srv/gone/"}
     subhost.boot(f"LOWER= {subhost.folder}/lower")
@@ -313,12 +313,12 @@ def test_nothing_is_dropped_while_it_runs(subhost: Subhost) -> None:
         "other.conf", f"BASE= .\nLOWER= {subhost.folder}/lower\nNAME= {subhost.name}b\n", 0o644
     )
     for who in (subhost.name, subhost.conf, other):
-        done = subhost.run(f"overlay-diff --drop /srv/a {who}")
+        done = subhost.on_host(f"overlay-diff --drop /srv/a {who}")
         assert done.status == 1 and done.err.count("\n") == 1, done
         assert subhost.name in done.err and "overlay-stop" in done.err, done
     assert subhost.inside("cat /srv/a") == "a\nmore\n"
     subhost.stop()
-    assert subhost.run(f"overlay-diff --drop /srv/a {other}").status == 0
+    assert subhost.on_host(f"overlay-diff --drop /srv/a {other}").status == 0
 
 
 @clause("diff-drop-own", "diff-drop-folder", "diff-status-1")
@@ -333,7 +333,7 @@ def test_what_is_not_dropped(subhost: Subhost, path: str) -> None:
     subhost.inside(CHANGES)
     subhost.stop()
     before = diff(subhost)
-    done = subhost.run(f"overlay-diff --drop {path} {subhost.conf}")
+    done = subhost.on_host(f"overlay-diff --drop {path} {subhost.conf}")
     assert done.status == 1 and done.err.count("\n") == 1 and path in done.err, done
     assert diff(subhost) == before
 
@@ -343,16 +343,16 @@ def test_no_link_is_followed(subhost: Subhost) -> None:
     """Neither a link to the main host's files nor one within UPPER; a link itself is dropped."""
     subhost.write(prepared(subhost))
     victim = subhost.put("victim/a", "host\n", 0o644).removesuffix("/a")
-    subhost.prepare(
+    subhost.prepare_host(
         f"cd {subhost.folder}/root && mkdir real && echo mine > real/a && ln -s {victim} srv && "
         f"ln -s real/../../victim up && ln -s real tmp && ln -s {victim}/a a && "
         "echo a > ../lower/a && mkdir ../lower/real && echo a > ../lower/real/a"
     )
     for path in ("/srv/a", "/up/a", "/tmp/a", "/../victim/a", "/real/../../victim/a"):
-        done = subhost.run(f"overlay-diff --drop {path} {subhost.conf}")
+        done = subhost.on_host(f"overlay-diff --drop {path} {subhost.conf}")
         assert done.status in (1, 2) and done.err.count("\n") == 1, done
     assert subhost.target.read(f"{subhost.folder}/root/real/a") == "mine\n"
-    assert subhost.run(f"overlay-diff --drop /a {subhost.conf}").status == 0
+    assert subhost.on_host(f"overlay-diff --drop /a {subhost.conf}").status == 0
     assert not subhost.host.file(f"{subhost.folder}/root/a").is_symlink
     assert subhost.target.read(f"{victim}/a") == "host\n"
 
@@ -373,11 +373,11 @@ def test_mistakes(subhost: Subhost) -> None:
         subhost.name: 3,
         f"{subhost.folder}/none.conf": 3,
     }.items():
-        done = subhost.run(f"overlay-diff {words}")
+        done = subhost.on_host(f"overlay-diff {words}")
         assert done.status == status and done.err.count("\n") == 1 and not done.out, done
     subhost.write(subhost.of_kind("bind"))
     for words in ("", "--drop /bin/sh"):
-        done = subhost.run(f"overlay-diff {words} {subhost.conf}")
+        done = subhost.on_host(f"overlay-diff {words} {subhost.conf}")
         assert done.status == 2 and done.err.count("\n") == 1 and "UPPER" in done.err, done
 
 
@@ -386,7 +386,7 @@ def test_mistakes(subhost: Subhost) -> None:
 def test_its_own_layers_in_lower_are_left_out(subhost: Subhost, runs: bool) -> None:
     """Both below LOWER; what the subhost writes beside them is told of."""
     lower = subhost.fill("lower")
-    subhost.prepare(f"cd {lower} && mkdir -p s/of/root s/of/work")
+    subhost.prepare_host(f"cd {lower} && mkdir -p s/of/root s/of/work")
     subhost.boot(f"LOWER= {lower}\nUPPER= {lower}/s/of/root\nWORK= {lower}/s/of/work")
     subhost.inside("echo x > /s/of/its-own")
     if not runs:

@@ -63,7 +63,7 @@ class Dpkg:
 
     def make(self) -> None:
         """Begin a database."""
-        self.subhost.prepare(
+        self.subhost.prepare_host(
             f"mkdir -p {self.root}/var/lib/dpkg/info {self.root}/var/lib/dpkg/updates && "
             f"touch {self.root}/var/lib/dpkg/status {self.root}/var/lib/dpkg/available"
         )
@@ -79,12 +79,12 @@ class Dpkg:
             after = "; done=$?; umount its-root; [ $done = 0 ]"
         dpkg = f"dpkg --root={root} --log=/dev/null --force-confold {words}"
         command = f"{before}{{ {dpkg}{after}; }}"
-        self.subhost.prepare(f"cd {self.subhost.folder} && {command}", timeout=60)
+        self.subhost.prepare_host(f"cd {self.subhost.folder} && {command}", timeout=60)
 
     def install(self, name: str, version: str, multiarch: str = "foreign") -> None:
         """Unpack and configure a version of a package, made for it."""
         script = PACKAGE.replace("NAME", name).replace("VERSION", version)
-        self.subhost.prepare(
+        self.subhost.prepare_host(
             f"cd {self.subhost.folder} && {script.replace('MULTIARCH', multiarch)}", timeout=60
         )
         self.run(f"--install {name}_{version}.deb")
@@ -121,7 +121,7 @@ def test_a_file_of_a_package_that_was_upgraded(subhost: Subhost, lower: Dpkg) ->
         "cd /usr/share; echo mine >> demo/one; chmod 600 demo/two; echo mine > other/x; "
         "ln -sf mine demo/link; mv other/x other/one; echo mine >> other/two"
     )
-    subhost.prepare(f"touch {lower.root}/usr/share/other/two")
+    subhost.prepare_host(f"touch {lower.root}/usr/share/other/two")
     assert stale(subhost) == set()
     lower.install("demo", "2")
     subhost.inside("cd /usr/share; echo again >> demo/one; chmod 640 demo/two")
@@ -140,10 +140,10 @@ def test_a_file_of_a_package_that_was_upgraded(subhost: Subhost, lower: Dpkg) ->
 def test_below_a_link_of_the_root(subhost: Subhost, lower: Dpkg) -> None:
     """A list that has /lib where that is a link to usr/lib means the file below /usr; so does one
     of a package of several architectures, and a path that is diverted means the other."""
-    subhost.prepare(f"cd {lower.root} && mkdir -p usr/share && ln -s usr/share data")
+    subhost.prepare_host(f"cd {lower.root} && mkdir -p usr/share && ln -s usr/share data")
     lower.install("demo", "1", "same")
     lower.install("late", "1")
-    subhost.prepare(
+    subhost.prepare_host(
         f"dpkg-divert --root={lower.root} --package third --divert /usr/share/demo/off --rename "
         "--add /usr/share/late/two"
     )
@@ -151,7 +151,9 @@ def test_below_a_link_of_the_root(subhost: Subhost, lower: Dpkg) -> None:
     subhost.inside("cd /usr/share; echo mine >> demo/one; echo mine > demo/off; echo x > late/two")
     lower.install("demo", "2", "same")
     lower.install("late", "2")
-    subhost.prepare(f"sed -i 's|^/usr/share/|/data/|' {lower.root}/var/lib/dpkg/info/demo*.list")
+    subhost.prepare_host(
+        f"sed -i 's|^/usr/share/|/data/|' {lower.root}/var/lib/dpkg/info/demo*.list"
+    )
     assert stale(subhost) == {"/usr/share/demo/one", "/usr/share/demo/off"}
 
 
@@ -160,13 +162,13 @@ def test_what_an_upgrade_leaves_alone(subhost: Subhost, lower: Dpkg) -> None:
     """An unchanged configuration file, and a file of no package that has changed below."""
     lower.install("demo", "1")
     lower.install("confer", "1")
-    subhost.prepare(f"echo host > {lower.root}/etc/own; mkdir {lower.root}/srv/new")
+    subhost.prepare_host(f"echo host > {lower.root}/etc/own; mkdir {lower.root}/srv/new")
     boot(subhost)
     subhost.inside(
         "cd /etc; echo mine >> demo.conf; echo mine >> confer.conf; echo mine >> own; "
         "echo mine > /srv/new/later"
     )
-    subhost.prepare(f"echo more >> {lower.root}/etc/own")
+    subhost.prepare_host(f"echo more >> {lower.root}/etc/own")
     lower.install("demo", "2")
     lower.install("confer", "9")
     found = {path: line.change for path, line in lines(diff(subhost, "/etc")).items()}
@@ -194,11 +196,11 @@ def test_a_package_of_the_subhosts_own(subhost: Subhost, lower: Dpkg) -> None:
 def test_a_lower_without_a_dpkg(subhost: Subhost) -> None:
     """What differs and has been put there since is stale; what is older is not."""
     lower = subhost.fill("lower")
-    subhost.prepare(f"echo 1 > {lower}/srv/a; echo 1 > {lower}/srv/b; echo 1 > {lower}/srv/c")
+    subhost.prepare_host(f"echo 1 > {lower}/srv/a; echo 1 > {lower}/srv/b; echo 1 > {lower}/srv/c")
     boot(subhost)
     subhost.inside("cd /srv; echo mine > a; echo mine > b; : >> c")
-    subhost.prepare(f"echo 2 > {lower}/new && mv {lower}/new {lower}/srv/a")
-    subhost.prepare(f"cd {lower}/srv && cp -p c new && mv new c")
+    subhost.prepare_host(f"echo 2 > {lower}/new && mv {lower}/new {lower}/srv/a")
+    subhost.prepare_host(f"cd {lower}/srv && cp -p c new && mv new c")
     assert stale(subhost) == {"/srv/a"}
     change = as_json(subhost)["changes"]["/srv/a"]
     assert (change["stale"], change["package"]) == (True, None)
@@ -245,12 +247,12 @@ def test_a_status_file_that_is_dropped(subhost: Subhost, lower: Dpkg) -> None:
     own.install("mine", "1")
     lower.install("demo", "2")
     subhost.stop()
-    done = subhost.run(f"overlay-diff --drop /var/lib/dpkg/status {subhost.conf}")
+    done = subhost.on_host(f"overlay-diff --drop /var/lib/dpkg/status {subhost.conf}")
     assert done.status == 0, done
     assert len(tables(diff(subhost))) == 1
     own = boot(subhost)
     shown = f"sed -n 's/^Package: //p; s/^Version: //p' {own.root}/var/lib/dpkg/status"
-    assert subhost.prepare(shown) == "demo\n2\n"
+    assert subhost.prepare_host(shown) == "demo\n2\n"
 
 
 def warned(subhost: Subhost) -> list[str]:
@@ -277,5 +279,5 @@ def test_a_boot_tells_of_it(subhost: Subhost, lower: Dpkg) -> None:
     assert len(said) == 1 and subhost.name in said[0], said
     Dpkg(subhost, f"/proc/{subhost.pid1()}/root").install("mine", "2")
     subhost.stop()
-    subhost.prepare(f": > {subhost.log}")
+    subhost.prepare_host(f": > {subhost.log}")
     assert warned(subhost) == []

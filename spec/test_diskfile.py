@@ -14,7 +14,7 @@ from spec.subhost import TINY, Subhost
 @pytest.fixture
 def disk(subhost: Subhost) -> Iterator[Subhost]:
     """The subhost with disk.img (one file system) and parted.img (it is the second partition)."""
-    made = subhost.run(
+    made = subhost.on_host(
         f"""set -e; cd {subhost.folder}; mkdir -p mnt content/some/path content/some/upper/path
         mkdir -p content/some/work/path; cp -a {TINY}/. content/; cp -a {TINY}/. content/some/path/
         mke2fs -q -t ext4 -d content disk.img 32M; truncate -s 40M parted.img
@@ -47,7 +47,7 @@ def test_a_partition_as_lower(disk: Subhost) -> None:
 @clause("diskfile-mountpoint")
 def test_the_mount_point_is_what_is_there(disk: Subhost) -> None:
     """The longest leading part of the path that is a folder before the image is mounted."""
-    disk.run(f"mkdir {disk.folder}/mnt/deep")
+    disk.on_host(f"mkdir {disk.folder}/mnt/deep")
     disk.boot("LOWER=!overlay-diskfile mnt/deep/some/path disk.img")
     assert f" {disk.folder}/mnt/deep ext4 " in disk.target.read("/proc/self/mounts")
     assert "some" not in disk.inside("ls /")
@@ -83,7 +83,7 @@ def test_a_mounted_image_is_used_as_it_is(disk: Subhost) -> None:
 @clause("diskfile-inactive")
 def test_outside_of_a_boot_nothing_is_mounted(subhost: Subhost) -> None:
     """Outside of a boot overlay-diskfile mounts nothing and only prints the path."""
-    done = subhost.run(f"cd {subhost.folder} && overlay-diskfile mnt/some/path disk.img 2")
+    done = subhost.on_host(f"cd {subhost.folder} && overlay-diskfile mnt/some/path disk.img 2")
     assert (done.status, done.out) == (0, "mnt/some/path\n"), done
 
 

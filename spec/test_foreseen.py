@@ -14,7 +14,7 @@ SCRIPT = "#!/bin/sh\n"
 def check(subhost: Subhost, text: str) -> Result:
     """What --check says of a configuration."""
     subhost.write(text)
-    return subhost.run(f"overlay-boot --check {subhost.conf}")
+    return subhost.on_host(f"overlay-boot --check {subhost.conf}")
 
 
 def warned(subhost: Subhost, text: str) -> list[str]:
@@ -31,7 +31,7 @@ def warned(subhost: Subhost, text: str) -> list[str]:
 def test_a_missing_bridge_is_told_with_all_mistakes(subhost: Subhost, flag: str) -> None:
     """Its line is one of those of all mistakes, with file and line, and the status is 2."""
     subhost.write("RAM_SIZE= much\nCABLES= nobridge= =")
-    done = subhost.run(f"overlay-boot {flag} {subhost.conf} < /dev/null")
+    done = subhost.on_host(f"overlay-boot {flag} {subhost.conf} < /dev/null")
     assert done.status == 2, done
     lines = done.err.splitlines()
     assert [line.split(": ")[0] for line in lines] == [f"{subhost.conf}:{n}" for n in (5, 6)]
@@ -48,10 +48,10 @@ def test_a_command_may_create_the_bridge(subhost: Subhost) -> None:
     assert said.status == 0 and said.err.startswith(f"{subhost.conf}:6: warning: "), said
     try:
         assert subhost.boot(text).err == ""
-        assert bridge in subhost.run(f"ip link show {subhost.name}0").out
+        assert bridge in subhost.on_host(f"ip link show {subhost.name}0").out
     finally:
         subhost.stop()
-        subhost.prepare(f"ip link delete {bridge}")
+        subhost.prepare_host(f"ip link delete {bridge}")
 
 
 @clause("warn-start", "warn-boot")
@@ -84,13 +84,13 @@ def test_services_are_looked_for_in_the_root_to_be(
     UPPER included."""
     subhost.fill("lower")
     name = subhost.put("lower/etc/init.d/name", SCRIPT)
-    subhost.prepare(f"cp {name} /tmp/name")  # of the main host
+    subhost.prepare_host(f"cp {name} /tmp/name")  # of the main host
     subhost.boot("LOWER= lower")
     subhost.inside(inside or "true")
     subhost.stop()
     lines = warned(subhost, "LOWER= lower\nSTART= name")
     assert [line.split(" ")[0] for line in lines] == [f"{subhost.conf}:4:"] * (not there), lines
-    subhost.run("rm /tmp/name")
+    subhost.on_host("rm /tmp/name")
 
 
 @clause("warn-start-unit")
@@ -108,7 +108,9 @@ def test_mounts_that_the_subhost_will_not_see_are_told(subhost: Subhost) -> None
     lower = subhost.fill("lower")
     mounts = ["with\\ space", "shared", "srv/part", "srv/part/of", "run", "dev", "kernel"]
     made = [f"mkdir -p {lower}/{path}; mount -t tmpfs spec {lower}/{path}" for path in mounts[:-1]]
-    subhost.prepare("\n".join([*made, f"mkdir {lower}/kernel; mount -t proc spec {lower}/kernel"]))
+    subhost.prepare_host(
+        "\n".join([*made, f"mkdir {lower}/kernel; mount -t proc spec {lower}/kernel"])
+    )
     lines = warned(subhost, "LOWER= lower\nSHARE= /shared")
     text = "\n".join(lines)
     assert lines and all(line.startswith(f"{subhost.conf}:4: warning: ") for line in lines)

@@ -57,7 +57,7 @@ def test_what_is_no_terminal_goes_in_as_it_is(subhost: Subhost, redirected: str)
     """Each mix of terminals and files of 0, 1 and 2 is what the command finds."""
     subhost.boot()
     folder = subhost.folder
-    subhost.prepare(f"echo given > {folder}/in")
+    subhost.prepare_host(f"echo given > {folder}/in")
     looks = "".join(f"[ -t {fd} ] && found=${{found}}{fd}; " for fd in (0, 1, 2))
     inside = f"{looks} echo is-out; echo is-err >&2; cat < /dev/null; echo t$found > /found"
     if "0" in redirected:
@@ -111,7 +111,7 @@ def test_only_three_descriptors_get_in(subhost: Subhost) -> None:
             if terminal:
                 said = fulfilled(drive(subhost, command, ["end", 20]))["screen"]
             else:
-                done = subhost.run(command)
+                done = subhost.on_host(command)
                 said = done.out + done.err
             assert len(said.strip().splitlines()) == 3, (ends, terminal, said)
 
@@ -127,7 +127,7 @@ def test_one_that_is_being_started_is_waited_for(subhost: Subhost) -> None:
         'exec overlay-postmount "$@"\n',
     )
     subhost.write(f"POSTMOUNT= {hook}")
-    subhost.prepare(f"mkdir -p {subhost.folder}/root && echo subhost > {mark}")
+    subhost.prepare_host(f"mkdir -p {subhost.folder}/root && echo subhost > {mark}")
     go = f"overlay-go {subhost.name} cat /mark"
     held = (
         f"overlay-boot {subhost.conf} < /dev/null & "
@@ -137,11 +137,11 @@ def test_one_that_is_being_started_is_waited_for(subhost: Subhost) -> None:
         f"echo --; cat {subhost.folder}/go*; rm {subhost.folder}/held {subhost.folder}/released"
     )
     for _ in range(3):
-        done = subhost.run(held, timeout=60)
+        done = subhost.on_host(held, timeout=60)
         early, _, late = done.out.partition("--\n")
         assert "0" not in early.split(), done
         assert late == "subhost\n0\n" * 4, done
-        assert subhost.run(f"overlay-stop {subhost.name}").status == 0
+        assert subhost.on_host(f"overlay-stop {subhost.name}").status == 0
 
 
 @clause("go-hidden")
@@ -172,20 +172,20 @@ with open("/seen", "w") as file:
     )
     subhost.put("root/service", "#!/bin/sh\n[ $1 = start ] || sleep 0.3\n")
     shared = f"{subhost.folder}/shared"
-    subhost.prepare(f"mkdir {shared}")
+    subhost.prepare_host(f"mkdir {shared}")
     subhost.boot(f"LOWER= /\nSTART= /service\nSHARE= {watcher}:/watch.py")
-    subhost.run(
+    subhost.on_host(
         f"overlay-go {subhost.name} python3 /watch.py > /dev/null 2>&1 < /dev/null &", timeout=5
     )
     upper = f"{subhost.folder}/root"
     assert subhost.wait(f"[ -e {upper}/watching ]", 20)
-    subhost.run(
+    subhost.on_host(
         f"export SECRET=x; for i in 1 2 3 4 5 6 7 8; do overlay-go {subhost.name} true; "
         f"overlay-share {shared} {subhost.name}; overlay-share --remove {shared} {subhost.name}; "
         "done"
     )
     drive(subhost, f"SECRET=x overlay-go {subhost.name} sh -c 'sleep 0.2'", ["end", 20])
-    subhost.run(f"overlay-go {subhost.name} touch /enough")
+    subhost.on_host(f"overlay-go {subhost.name} touch /enough")
     assert subhost.wait(f"[ -e {upper}/seen ]", 20)
     seen = subhost.target.read(f"{upper}/seen").splitlines()
     assert "secret" not in seen
@@ -243,7 +243,7 @@ def test_two_terminals_stay_two(subhost: Subhost) -> None:
     subhost.boot()
     inside = "echo is-out; echo is-err >&2; [ -t 2 ] && echo both"
     outer = f"tty > {subhost.folder}/tty; until [ -e {subhost.folder}/over ]; do sleep 0.1; done"
-    subhost.prepare(f"rm -f {subhost.folder}/over")
+    subhost.prepare_host(f"rm -f {subhost.folder}/over")
     result = fulfilled(
         drive(
             subhost,

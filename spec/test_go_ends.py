@@ -53,7 +53,7 @@ def test_signals_reach_the_command(subhost: Subhost, signal: str, terminal: bool
         )
         assert result["status"] == 7
         return
-    done = subhost.run(
+    done = subhost.on_host(
         f"""rm -f out; (env --default-signal sh -c {shlex.quote(command)} > out 2>&1; echo $? >> out) &
         until grep -q ready out; do sleep 0.05; done
         pkill -{signal} -f '^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} '; wait; cat out"""
@@ -66,10 +66,10 @@ def test_signals_reach_the_command(subhost: Subhost, signal: str, terminal: bool
 def test_timeout_sees_what_it_expects(subhost: Subhost) -> None:
     """timeout(1) ends a command inside as it would a local one."""
     subhost.boot()
-    assert subhost.run(f"timeout 1 overlay-go {subhost.name} sleep 60").status == 124
-    done = subhost.run(f"timeout -s USR1 1 overlay-go {subhost.name} sleep 60; echo $?")
+    assert subhost.on_host(f"timeout 1 overlay-go {subhost.name} sleep 60").status == 124
+    done = subhost.on_host(f"timeout -s USR1 1 overlay-go {subhost.name} sleep 60; echo $?")
     assert done.out == "124\n", done
-    assert subhost.run(f"overlay-go {subhost.name} sh -c 'kill -SEGV $$'").status == 139
+    assert subhost.on_host(f"overlay-go {subhost.name} sh -c 'kill -SEGV $$'").status == 139
 
 
 @clause("go-killed")
@@ -93,12 +93,12 @@ def test_killed_at_a_terminal_it_leaves_nothing(subhost: Subhost) -> None:
 def test_killed_on_pipes_it_leaves_nothing(subhost: Subhost) -> None:
     """The same without a terminal, also for one that ignores SIGHUP."""
     subhost.boot()
-    subhost.run(
+    subhost.on_host(
         f"overlay-go {subhost.name} sh -c 'trap \"\" HUP; sleep 4323 | sleep 4323; :' "
         "> /dev/null 2>&1 < /dev/null &"
     )
     assert subhost.wait("pgrep -f '^sleep 432[3]'")
-    subhost.run(f"pkill -KILL -f '^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} '")
+    subhost.on_host(f"pkill -KILL -f '^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} '")
     assert subhost.wait("! pgrep -f 'sleep 432[3]'", 10)
 
 
@@ -208,7 +208,7 @@ def test_the_callers_terminal_is_closed(subhost: Subhost, told: str) -> None:
 def test_a_command_that_stops_itself_stops_nobody_else(subhost: Subhost) -> None:
     """Without a terminal, the script that has overlay-go started goes on, as with a local command."""
     subhost.boot()
-    done = subhost.run(
+    done = subhost.on_host(
         f"""overlay-go {subhost.name} sh -c 'kill -STOP $$; exit 9' < /dev/null > out 2>&1 &
         pid=$!; until grep -q '^State:.T' /proc/$pid/status; do sleep 0.1; done
         echo goes on; kill -CONT $pid; wait $pid; echo $?""",

@@ -57,7 +57,7 @@ def test_hooks_get_the_configuration(subhost: Subhost) -> None:
 def test_where_hooks_run(subhost: Subhost) -> None:
     """They see the main host's root, and what they mount is there for the subhost alone."""
     lower, live = f"{subhost.folder}/lower", f"{subhost.folder}/live"
-    subhost.run(f"mkdir {lower}")
+    subhost.on_host(f"mkdir {lower}")
     pre = spy(subhost, "pre", f"mount --bind {TINY} {lower}")
     post = spy(subhost, "post", f"mount -t tmpfs posted {live}/srv && mkdir {live}/srv/posted")
     init = subhost.put("init", "#!/bin/sh\necho '[ ! -d /srv/posted ] || mkdir /seen; sleep 99'\n")
@@ -130,14 +130,14 @@ def test_a_hook_that_fails_fails_the_boot(subhost: Subhost, hook: str) -> None:
 def test_the_default_premount(subhost: Subhost) -> None:
     """UPPER has in it what the overlay-premount beside overlay-boot puts there."""
     found = []
-    hook = subhost.run(
+    hook = subhost.on_host(
         "echo $(dirname $(realpath $(command -v overlay-boot)))/overlay-premount"
     ).out
     for text in ("", f"PREMOUNT= {hook.strip()}", "PREMOUNT= /bin/true"):
         subhost.boot(text)
         subhost.stop()
-        found.append(subhost.run(f"cd {subhost.folder}/root && find . | sort").out)
-        subhost.run(f"cd {subhost.folder} && rm -r root work && mkdir root work")
+        found.append(subhost.on_host(f"cd {subhost.folder}/root && find . | sort").out)
+        subhost.on_host(f"cd {subhost.folder} && rm -r root work && mkdir root work")
     if found[1] == found[2]:
         precondition("overlay-premount does nothing here that could be seen")
     assert found[0] == found[1]
@@ -168,9 +168,9 @@ def test_an_edited_stanza_is_taken_up(subhost: Subhost) -> None:
         "sed -i 's/iface eth0 inet manual/iface eth0 inet static\\n  address 192.0.2.7\\/24/' "
         "/etc/network/interfaces"
     )
-    done = subhost.run(f'overlay-go {subhost.name} sh -c "{edit}; ifup eth0"')
+    done = subhost.on_host(f'overlay-go {subhost.name} sh -c "{edit}; ifup eth0"')
     assert done.status == 0 and "already" not in done.err, done
-    assert "192.0.2.7/24" in subhost.run(f"ip -n {subhost.name} address show eth0").out
+    assert "192.0.2.7/24" in subhost.on_host(f"ip -n {subhost.name} address show eth0").out
 
 
 @clause("premount-interfaces-kept")
@@ -217,7 +217,7 @@ def test_the_subhost_knows_its_name_without_a_name_server(subhost: Subhost) -> N
     subhost.put("root/etc/resolv.conf", "nameserver 192.0.2.53\n", 0o644)
     subhost.put("root/etc/nsswitch.conf", "hosts: files dns\n", 0o644)
     subhost.boot("LOWER= /\nCABLES= =")
-    subhost.prepare(
+    subhost.prepare_host(
         f"ip -n {subhost.name} link set eth0 up arp off; "
         f"ip -n {subhost.name} address add 192.0.2.1/24 dev eth0"
     )
@@ -235,7 +235,7 @@ def test_the_subhost_knows_its_name_without_a_name_server(subhost: Subhost) -> N
 def test_name_servers_of_ones_own(subhost: Subhost) -> None:
     """The file in UPPER is read where LOWER has a link into /run."""
     subhost.fill("lower")
-    subhost.prepare(
+    subhost.prepare_host(
         f"ln -s ../run/systemd/resolve/stub-resolv.conf {subhost.folder}/lower/etc/resolv.conf"
     )
     subhost.put("root/etc/resolv.conf", "nameserver 192.0.2.1\n", 0o644)
@@ -335,7 +335,7 @@ ln -s ../init.d/own root/etc/rc2.d/{link}own
 @pytest.mark.parametrize(("link", "told"), [("S01", "restart\nstart\n"), ("K01", "")])
 def test_package_upgrades_restart_what_is_enabled(subhost: Subhost, link: str, told: str) -> None:
     """As maintainer scripts do it, by invoke-rc.d; what update-rc.d has disabled stays down."""
-    subhost.prepare(f"cd {subhost.folder}; {INIT_SCRIPT.format(link=link)}")
+    subhost.prepare_host(f"cd {subhost.folder}; {INIT_SCRIPT.format(link=link)}")
     subhost.boot("LOWER= /")
     subhost.inside("touch /told; invoke-rc.d own restart; invoke-rc.d --quiet own start")
     assert subhost.inside("cat /told") == told
@@ -346,13 +346,13 @@ def test_package_upgrades_restart_what_is_enabled(subhost: Subhost, link: str, t
 def test_what_start_names_is_enabled(subhost: Subhost, word: str) -> None:
     """Also where update-rc.d has disabled it, as on a main host that is not to run it; each boot's
     own START counts."""
-    subhost.prepare(f"cd {subhost.folder}; {INIT_SCRIPT.format(link='K01')}")
+    subhost.prepare_host(f"cd {subhost.folder}; {INIT_SCRIPT.format(link='K01')}")
     for start, told in ((word, "start\nstop\nstart\n"), ("none", "stop\n")):
-        subhost.prepare(f"rm -f {subhost.folder}/root/told")
+        subhost.prepare_host(f"rm -f {subhost.folder}/root/told")
         subhost.boot(f"LOWER= /\nRAM_SIZE= none\nSTART= {start}")
         subhost.inside("invoke-rc.d own stop; invoke-rc.d own start")
         assert subhost.inside("cat /told") == told
-        subhost.run(f"overlay-stop {subhost.name}")
+        subhost.on_host(f"overlay-stop {subhost.name}")
 
 
 @clause("policy-rc-kept")
@@ -363,4 +363,4 @@ def test_a_policy_of_ones_own_is_kept(subhost: Subhost) -> None:
     for _ in range(2):
         subhost.boot("LOWER= /")
         assert subhost.inside("cat /usr/sbin/policy-rc.d") == text
-        subhost.run(f"overlay-stop {subhost.name}")
+        subhost.on_host(f"overlay-stop {subhost.name}")

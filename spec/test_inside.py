@@ -18,22 +18,22 @@ def test_no_process_of_the_main_host_is_reached(subhost: Subhost) -> None:
     """The numbers of the main host's processes mean nothing inside, and kill -1 reaches the
     subhost's alone."""
     subhost.boot()
-    other = subhost.prepare("sleep 4331 > /dev/null 2>&1 & echo $!").strip()
+    other = subhost.prepare_host("sleep 4331 > /dev/null 2>&1 & echo $!").strip()
     try:
         inside = subhost.inside(f"kill -0 {other} 2> /dev/null && cat /proc/{other}/comm")
         assert "sleep" not in inside
         seen = subhost.inside("cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
         assert "sleep 4331" not in seen, seen
         subhost.inside("trap '' TERM; kill -TERM -1; sleep 0.2")
-        assert subhost.run(f"cat /proc/{other}/comm").out == "sleep\n"
+        assert subhost.on_host(f"cat /proc/{other}/comm").out == "sleep\n"
     finally:
-        subhost.run(f"kill {other}")
+        subhost.on_host(f"kill {other}")
 
 
 @clause("inside-ipc")
 def test_no_system_v_memory_is_shared(subhost: Subhost) -> None:
     """A segment and a queue of the main host are not there inside."""
-    made = subhost.prepare("ipcmk -M 4096; ipcmk -Q")
+    made = subhost.prepare_host("ipcmk -M 4096; ipcmk -Q")
     ids = [line.rpartition(" ")[2] for line in made.splitlines()]
     try:
         subhost.boot()
@@ -41,7 +41,7 @@ def test_no_system_v_memory_is_shared(subhost: Subhost) -> None:
             assert len(subhost.target.read(f"/proc/sysvipc/{table}").splitlines()) > 1
             assert len(subhost.inside(f"cat /proc/sysvipc/{table}").splitlines()) == 1
     finally:
-        subhost.run(f"ipcrm -m {ids[0]}; ipcrm -q {ids[1]}")
+        subhost.on_host(f"ipcrm -m {ids[0]}; ipcrm -q {ids[1]}")
 
 
 @clause("inside-sockets")
@@ -53,14 +53,16 @@ def test_no_abstract_socket_is_reached(subhost: Subhost) -> None:
         "while True: s.accept()"
     )
     subhost.target.put(f"{subhost.folder}/listen.py", script)
-    pid = subhost.prepare(f"python3 {subhost.folder}/listen.py > /dev/null 2>&1 & echo $!").strip()
+    pid = subhost.prepare_host(
+        f"python3 {subhost.folder}/listen.py > /dev/null 2>&1 & echo $!"
+    ).strip()
     try:
         assert subhost.wait(f"grep -q @{name} /proc/net/unix")
         subhost.boot(omit=("LOWER",))
         assert probe(subhost, name)["abstract socket"] == "ECONNREFUSED"
         assert outside(subhost, name)["abstract socket"] == "done"
     finally:
-        subhost.run(f"kill {pid}")
+        subhost.on_host(f"kill {pid}")
 
 
 @clause("inside-reboot")
@@ -71,7 +73,7 @@ def test_reboot_ends_the_subhost_alone(subhost: Subhost, how: str) -> None:
     pid = subhost.pid1()
     if subhost.namespace("pid") == subhost.namespace("pid", main_host=True):
         pytest.fail("it would be the main host's")
-    subhost.run(f"overlay-go {subhost.name} /bin/busybox {how} -f")
+    subhost.on_host(f"overlay-go {subhost.name} /bin/busybox {how} -f")
     assert subhost.gone(pid)
     assert subhost.target.run("echo still here").out == "still here\n"
 
@@ -128,7 +130,7 @@ echo over >> /over
     if terminal:
         fulfilled(drive(subhost, f"overlay-go {subhost.name} /keep", ["end", 20]))
     else:
-        subhost.run(f"overlay-go {subhost.name} sh -c '/keep; :'")
+        subhost.on_host(f"overlay-go {subhost.name} sh -c '/keep; :'")
     upper = f"{subhost.folder}/root"
     assert subhost.wait(f"[ -e {upper}/over ]")
     assert subhost.target.read(f"{upper}/changed") == ""
@@ -144,21 +146,21 @@ def test_a_link_that_is_swapped_leads_no_share_onto_the_main_host(subhost: Subho
     the link names on the main host stays as it is."""
     beyond = f"{subhost.folder}/beyond"
     source = f"{subhost.folder}/shared/a/b"
-    subhost.prepare(f"mkdir -p {source} {beyond}")
+    subhost.prepare_host(f"mkdir -p {source} {beyond}")
     subhost.boot()
     place = f"{subhost.folder}/shared"
-    subhost.run(
+    subhost.on_host(
         f"overlay-go {subhost.name} sh -c 'while [ ! -e /enough ]; do "
         f"mkdir -p {place}; rm -rf {place}/a; ln -s {beyond} {place}/a; rm -f {place}/a; done' "
         "> /dev/null 2>&1 < /dev/null &",
         timeout=5,
     )
     for _ in range(15):
-        subhost.run(
+        subhost.on_host(
             f"overlay-share {source} {subhost.name}; overlay-share --remove {source} {subhost.name}"
         )
     subhost.inside(f"touch /enough; sleep 0.2; rm -rf {place}/a; ln -s {beyond} {place}/a")
-    subhost.prepare(f"overlay-share {source} {subhost.name}")
+    subhost.prepare_host(f"overlay-share {source} {subhost.name}")
     assert subhost.inside(f"ls -d {beyond}/b") == f"{beyond}/b\n"
     assert subhost.target.run(f"ls -A {beyond}").out == ""
     assert beyond not in subhost.target.read("/proc/self/mounts")
@@ -210,13 +212,13 @@ def test_events_of_devices_are_seen(subhost: Subhost) -> None:
     subhost.boot(omit=("LOWER",))
     upper = f"{subhost.folder}/root"
     subhost.target.put(f"{subhost.folder}/probe.py", PROBE.read_text())
-    subhost.run(
+    subhost.on_host(
         f"overlay-go {subhost.name} python3 - 'watch devices' < {subhost.folder}/probe.py "
         f"> {subhost.folder}/event 2>&1 &",
         timeout=5,
     )
     assert subhost.wait(f"[ -e {upper}/watching ]")
-    subhost.prepare("echo change > /sys/class/mem/null/uevent")
+    subhost.prepare_host("echo change > /sys/class/mem/null/uevent")
     assert subhost.wait(f"grep -q done {subhost.folder}/event")
 
 
@@ -246,7 +248,7 @@ def silence(subhost: Subhost, *paths: str) -> None:
     """Mount a file system on each of these folders of the subhost that never answers."""
     subhost.put("root/silent.py", SILENT)
     command = f"mknod /fuse c 10 229; exec python3 /silent.py {' '.join(paths)} > /said 2>&1"
-    subhost.run(f"overlay-go {subhost.name} sh -c {shlex.quote(command)} < /dev/null")
+    subhost.on_host(f"overlay-go {subhost.name} sh -c {shlex.quote(command)} < /dev/null")
     said = subhost.target.read(f"{subhost.folder}/root/said")
     if said != "silent\n":
         precondition(f"no FUSE here: {said}")
@@ -263,7 +265,9 @@ def test_a_file_system_that_never_answers_does_not_hold_up_the_end(
     silence(subhost, path)
     pid = subhost.pid1()
     limit = 40 * subhost.target.patience
-    done = subhost.run(f"timeout {limit:.0f} overlay-stop --timeout 2 {subhost.conf}", timeout=60)
+    done = subhost.on_host(
+        f"timeout {limit:.0f} overlay-stop --timeout 2 {subhost.conf}", timeout=60
+    )
     assert done.status in (0, 1), done
     assert subhost.gone(pid)
 
@@ -278,5 +282,5 @@ def test_a_file_system_that_never_answers_does_not_hold_up_the_commands(subhost:
         drive(subhost, f"overlay-go {subhost.name} echo works", ["see", "works", 20], ["end", 10])
     )
     assert result["status"] == 0
-    done = subhost.run(f"overlay-share {subhost.folder}/shared {subhost.name}", timeout=40)
+    done = subhost.on_host(f"overlay-share {subhost.folder}/shared {subhost.name}", timeout=40)
     assert done.status == 1 and "did not answer" in done.err, done

@@ -133,12 +133,12 @@ def test_a_bad_capability_is_refused(subhost: Subhost, value: str) -> None:
 def test_the_callers_capabilities_are_not_inherited(subhost: Subhost) -> None:
     """Inheritable and ambient sets are empty inside, whatever the caller's are."""
     given = "setpriv --inh-caps +sys_time,+net_raw --ambient-caps +net_raw"
-    assert subhost.run(f"{given} grep -c 'CapAmb:.*2000' /proc/self/status").out == "1\n"
+    assert subhost.on_host(f"{given} grep -c 'CapAmb:.*2000' /proc/self/status").out == "1\n"
     subhost.write()
-    subhost.prepare(f"{given} overlay-boot {subhost.conf} < /dev/null")
+    subhost.prepare_host(f"{given} overlay-boot {subhost.conf} < /dev/null")
     assert subhost.up()
     pid1 = subhost.target.read(f"/proc/{subhost.pid1()}/status")
-    command = subhost.run(f"{given} overlay-go {subhost.name} cat /proc/self/status").out
+    command = subhost.on_host(f"{given} overlay-go {subhost.name} cat /proc/self/status").out
     for status in (pid1, command):
         assert "CapInh:\t0000000000000000\n" in status and "CapAmb:\t0000000000000000\n" in status
 

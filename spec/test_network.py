@@ -14,14 +14,14 @@ from spec.subhost import Subhost
 
 def link(subhost: Subhost, name: str) -> str:
     """What ip-link(8) says of an interface of the main host; empty if it is not there."""
-    return subhost.run(f"ip -details link show {name}").out
+    return subhost.on_host(f"ip -details link show {name}").out
 
 
 @pytest.fixture
 def bridge(subhost: Subhost) -> Iterator[str]:
     """A bridge on the target."""
     name = f"{subhost.name}br"
-    subhost.prepare(f"ip link add {name} type bridge && ip link set {name} up")
+    subhost.prepare_host(f"ip link add {name} type bridge && ip link set {name} up")
     subhost.target.run("udevadm settle")  # it may give a new bridge another address
     yield name
     subhost.target.run(f"ip link delete {name}")
@@ -35,7 +35,7 @@ def test_cables_are_veth_pairs_numbered_from_0(subhost: Subhost) -> None:
     for number in range(2):
         host = link(subhost, f"{subhost.name}{number}")
         assert " veth " in host
-        inside = subhost.run(f"ip -n {subhost.name} link show eth{number}").out
+        inside = subhost.on_host(f"ip -n {subhost.name} link show eth{number}").out
         assert f"eth{number}@if{host.split(':')[0]}:" in inside
     assert not link(subhost, f"{subhost.name}2")
 
@@ -94,12 +94,12 @@ def test_a_bridge_keeps_its_address_and_mtu(subhost: Subhost, bridge: str, kind:
     port = f"{subhost.name}p"
     if "port" in kind or kind == "jumbo":
         mtu = "mtu 9000" if kind == "jumbo" else ""
-        subhost.prepare(
+        subhost.prepare_host(
             f"ip link add {port} address f2:00:00:00:00:01 {mtu} type veth peer name {port}x && "
             f"ip link set {port} master {bridge} up && ip link set {port}x up"
         )
     if kind == "empty jumbo":
-        subhost.prepare(f"ip link set {bridge} mtu 9000")
+        subhost.prepare_host(f"ip link set {bridge} mtu 9000")
     look = f"cat /sys/class/net/{bridge}/address /sys/class/net/{bridge}/mtu"
     before = subhost.host.run(look).stdout
     try:
@@ -107,7 +107,7 @@ def test_a_bridge_keeps_its_address_and_mtu(subhost: Subhost, bridge: str, kind:
             subhost.boot(f"CABLES= {bridge}= {bridge}=02:00:00:00:00:01 {bridge}=stable")
             assert subhost.host.run(look).stdout == before
             mtu = before.split()[1]
-            ends = subhost.run(
+            ends = subhost.on_host(
                 f"ip -n {subhost.name} link show eth1; ip link show {subhost.name}1"
             )
             assert ends.out.count(f"mtu {mtu} ") == 2, ends
@@ -115,7 +115,7 @@ def test_a_bridge_keeps_its_address_and_mtu(subhost: Subhost, bridge: str, kind:
             assert subhost.wait(f"[ ! -e /sys/class/net/{subhost.name}0 ]")
             assert subhost.host.run(look).stdout == before
     finally:
-        subhost.run(f"ip link delete {port}")
+        subhost.on_host(f"ip link delete {port}")
 
 
 @clause("cables-taken")
@@ -123,7 +123,7 @@ def test_a_bridge_keeps_its_address_and_mtu(subhost: Subhost, bridge: str, kind:
 def test_an_interface_that_has_a_cables_name(subhost: Subhost, kind: str) -> None:
     """One line that names it, and it is still the same interface afterwards."""
     name = f"{subhost.name}1"
-    subhost.prepare(f"ip link add {name} type {kind}")
+    subhost.prepare_host(f"ip link add {name} type {kind}")
     try:
         before = link(subhost, name).split(":")[0]
         done = subhost.start("CABLES= = =")
@@ -131,7 +131,7 @@ def test_an_interface_that_has_a_cables_name(subhost: Subhost, kind: str) -> Non
         assert link(subhost, name).split(":")[0] == before
         assert subhost.settled() and not link(subhost, f"{subhost.name}0")
     finally:
-        subhost.run(f"ip link delete {name}")
+        subhost.on_host(f"ip link delete {name}")
 
 
 @clause("cables-bridge-missing")
@@ -167,7 +167,7 @@ def test_without_a_stanza_the_host_end_is_set_up(subhost: Subhost, installed: bo
     """It is up, and the log says that there was no more to do, also without an ifup."""
     subhost.write("CABLES= =")
     hide = "" if installed else "mount -t overlay -o lowerdir=$at,upperdir=up,workdir=wk hide $at"
-    done = subhost.run(
+    done = subhost.on_host(
         f"""cd {subhost.folder} && mkdir up wk && mknod up/ifup c 0 0 || exit  # a whiteout
         at=$(dirname "$(realpath "$(command -v ifup || echo /sbin/ifup)")")
         unshare --mount sh -ec '{hide.replace("$at", "'$at'")}
@@ -190,7 +190,7 @@ def test_ifup_is_tried_again_at_the_next_start(subhost: Subhost) -> None:
         assert subhost.wait(f"[ -s {trace} ]")
         subhost.stop()
         assert subhost.wait(f"[ ! -e /sys/class/net/{subhost.name}0 ]")
-        subhost.run(f"rm {trace}")
+        subhost.on_host(f"rm {trace}")
 
 
 @clause("stop-waits")
@@ -201,7 +201,7 @@ def test_stop_waits_for_the_host_ends_own_ending(subhost: Subhost) -> None:
     subhost.boot("CABLES= =")
     name = subhost.name
     left = f"ls -d /run/netns/{name} /sys/class/net/{name}0 /run/overlay-boot/{name} 2> /dev/null"
-    done = subhost.run(f"overlay-stop {name} || echo failed; {left}")
+    done = subhost.on_host(f"overlay-stop {name} || echo failed; {left}")
     assert done.out == "", done
 
 
@@ -213,7 +213,7 @@ def test_a_sourced_file_beside_the_configuration(subhost: Subhost) -> None:
     subhost.put(
         "interfaces", f"iface {subhost.name}0 inet manual\n    up echo up > {trace}\n", 0o644
     )
-    subhost.prepare(f"echo source {subhost.folder}/interfaces >> /etc/network/interfaces")
+    subhost.prepare_host(f"echo source {subhost.folder}/interfaces >> /etc/network/interfaces")
     subhost.boot("CABLES= =")
     assert subhost.wait(f"[ -s {trace} ]")
 
@@ -289,7 +289,7 @@ def test_the_subhost_sets_up_its_end_of_a_vlan(subhost: Subhost) -> None:
     if subhost.target.run("command -v ping").status:
         precondition("the target has no ping")
     inside = f"ip netns exec {subhost.name} ip"
-    subhost.prepare(
+    subhost.prepare_host(
         f"""{inside} link add link eth0 name eth0.302 type vlan id 302
         {inside} link set eth0 up; {inside} link set eth0.302 up
         {inside} address add 192.0.2.2/30 dev eth0.302
@@ -311,5 +311,5 @@ def test_the_name_of_the_namespace_goes_with_the_subhost(subhost: Subhost, how: 
         subhost.stop()
     else:
         assert subhost.runs("dummy_service")
-        subhost.run(f"overlay-go {subhost.name}", input="echo > /run/dummy_service\n")
+        subhost.on_host(f"overlay-go {subhost.name}", input="echo > /run/dummy_service\n")
     assert subhost.wait(f"[ ! -e {name} ]")

@@ -58,7 +58,7 @@ def test_upper_is_seen_where_both_have_a_file(subhost: Subhost) -> None:
 def test_without_an_overlay_no_work_is_needed(subhost: Subhost) -> None:
     """A bind mounted root needs no folder for WORK."""
     text = subhost.of_kind("bind")
-    subhost.run(f"rmdir {subhost.folder}/work")
+    subhost.on_host(f"rmdir {subhost.folder}/work")
     subhost.boot(text)
 
 
@@ -84,7 +84,7 @@ def test_one_folder_for_all_three_is_the_root_as_it_is(subhost: Subhost) -> None
 @clause("root-plain")
 def test_a_mounted_folder_for_all_three(subhost: Subhost) -> None:
     """A LIVE that the user has mounted is the root, with that mount."""
-    subhost.prepare(f"mount -t tmpfs mine {subhost.folder}/root")
+    subhost.prepare_host(f"mount -t tmpfs mine {subhost.folder}/root")
     subhost.boot(subhost.of_kind("plain"))
     assert subhost.inside("grep ' / ' /proc/mounts").split()[:3] == ["mine", "/", "tmpfs"]
     subhost.inside("echo mine > /mine")
@@ -146,8 +146,8 @@ def test_no_path_leads_back_to_the_main_host(subhost: Subhost) -> None:
     }
     ids = subhost.inside("stat -c %i / /.. /proc/1/root/../.. /proc/1/cwd/../../..").split()
     pid = subhost.pid1()
-    bottom = subhost.run(f"nsenter --mount --target {pid} stat -c %i /").out.split()
-    root = subhost.run(f"stat -Lc %i /proc/{pid}/root").out.split()
+    bottom = subhost.on_host(f"nsenter --mount --target {pid} stat -c %i /").out.split()
+    root = subhost.on_host(f"stat -Lc %i /proc/{pid}/root").out.split()
     assert {*ids} == {*bottom} == {*root} and len(root) == 1
 
 
@@ -156,7 +156,7 @@ def test_later_mounts_do_not_cross(subhost: Subhost) -> None:
     """What either side mounts after the boot does not appear on the other."""
     subhost.put("shared/.x", "")
     subhost.boot(f"SHARE= {subhost.folder}/shared:/srv/shared")
-    subhost.prepare(f"mount -t tmpfs outside {subhost.folder}/shared")
+    subhost.prepare_host(f"mount -t tmpfs outside {subhost.folder}/shared")
     try:
         assert "outside" not in subhost.inside("cat /proc/mounts")
         assert subhost.inside("mount -t tmpfs inside /srv && echo done") == "done\n"
@@ -186,10 +186,12 @@ def test_a_subhost_can_walk_through_its_whole_root(subhost: Subhost) -> None:
     """With UPPER and WORK below LOWER, whose folder around them keeps its mode and owner. A boot that
     fails leaves nothing of it in UPPER."""
     lower = subhost.fill("lower")
-    subhost.prepare(f"cd {lower} && mkdir -p s/of/root s/of/work && chown 12:34 s && chmod 751 s")
+    subhost.prepare_host(
+        f"cd {lower} && mkdir -p s/of/root s/of/work && chown 12:34 s && chmod 751 s"
+    )
     layers = f"LOWER= {lower}\nUPPER= {lower}/s/of/root\nWORK= {lower}/s/of/work"
     assert subhost.start(f"{layers}\nPOSTMOUNT= /bin/false").status == 1
-    assert subhost.run(f"ls -A {lower}/s/of/root").out == ""
+    assert subhost.on_host(f"ls -A {lower}/s/of/root").out == ""
     for _ in range(2):
         subhost.boot(layers)
         assert subhost.inside("stat -c '%a %u %g' /s") == "751 12 34\n"

@@ -110,7 +110,7 @@ def test_writing_to_the_pipe_ends_it(subhost: Subhost) -> None:
     pid = subhost.pid1()
     assert subhost.runs("dummy_service")
     assert subhost.inside("[ -p /run/dummy_service ] && echo pipe") == "pipe\n"
-    subhost.run(f"overlay-go {subhost.name}", input="echo > /run/dummy_service\n")
+    subhost.on_host(f"overlay-go {subhost.name}", input="echo > /run/dummy_service\n")
     assert subhost.ended(pid)
 
 
@@ -156,7 +156,7 @@ def test_the_log_tells_how_the_subhost_ended(subhost: Subhost, end: str, told: s
     subhost.boot()
     pid = subhost.pid1()
     assert subhost.runs("dummy_service")
-    subhost.run(end.format(pid))
+    subhost.on_host(end.format(pid))
     assert subhost.gone(pid)
     assert told in subhost.target.read(subhost.log).splitlines()[-1]
 
@@ -201,7 +201,7 @@ def test_a_script_without_the_reaper_just_ends(subhost: Subhost) -> None:
     subhost.start(f"INIT= {subhost.folder}/init")
     assert subhost.wait(f"grep -q ^spoken {subhost.log}", 20)
     pid = subhost.pid1()
-    subhost.run(f"overlay-go {subhost.name} touch /go-on")
+    subhost.on_host(f"overlay-go {subhost.name} touch /go-on")
     assert pid and subhost.gone(pid)
 
 

@@ -47,7 +47,7 @@ def test_files_and_submounts_are_shared(subhost: Subhost) -> None:
     """A file can be shared, and what is mounted below a shared folder comes along."""
     subhost.put("outside/sub/x", "hidden\n")
     subhost.put("file", "file\n")
-    subhost.prepare(f"mount -t tmpfs deep {subhost.folder}/outside/sub")
+    subhost.prepare_host(f"mount -t tmpfs deep {subhost.folder}/outside/sub")
     try:
         subhost.put("outside/sub/x", "deep\n")
         subhost.boot(
@@ -74,7 +74,7 @@ def test_links_in_the_subhost_do_not_lead_a_share_out(subhost: Subhost) -> None:
     subhost.put("outside/from", "host\n")
     subhost.put("victim/.x", "")
     subhost.put(f"root{subhost.folder}/victim/inside", "")
-    subhost.prepare(f"ln -s {subhost.folder}/victim {subhost.folder}/root/link")
+    subhost.prepare_host(f"ln -s {subhost.folder}/victim {subhost.folder}/root/link")
     subhost.boot(f"SHARE= {subhost.folder}/outside:/link/new")
     assert subhost.inside("cat /link/new/from") == "host\n"
     assert subhost.target.run(f"ls -A {subhost.folder}/victim").out == ".x\n"
@@ -92,7 +92,7 @@ def test_share_ends_with_the_subhost(subhost: Subhost) -> None:
     """Its content stays, and there is no mount that would outlast it."""
     shared = shared_folder(subhost)
     subhost.boot()
-    subhost.run(f"overlay-share {shared} {subhost.name}")
+    subhost.on_host(f"overlay-share {shared} {subhost.name}")
     subhost.stop()
     assert subhost.target.read(f"{shared}/from") == "host\n"
     assert shared not in subhost.target.read("/proc/self/mounts")
@@ -105,7 +105,7 @@ def test_share_with_a_running_subhost(subhost: Subhost) -> None:
     """After overlay-share a running subhost and the main host have the folder in common."""
     shared = shared_folder(subhost)
     subhost.boot()
-    done = subhost.run(f"overlay-share {shared} {subhost.name}")
+    done = subhost.on_host(f"overlay-share {shared} {subhost.name}")
     assert done.status == 0, done
     assert subhost.inside(f"cat {shared}/from; echo sub > {shared}/new") == "host\n"
     assert subhost.target.read(f"{shared}/new") == "sub\n"
@@ -116,7 +116,7 @@ def test_share_makes_the_mount_point(subhost: Subhost) -> None:
     """A folder that the subhost does not have is shared all the same."""
     shared = subhost.put("shared/from", "host\n").removesuffix("/from")
     subhost.boot()
-    assert subhost.run(f"overlay-share {shared} {subhost.name}").status == 0
+    assert subhost.on_host(f"overlay-share {shared} {subhost.name}").status == 0
     assert subhost.inside(f"cat {shared}/from") == "host\n"
 
 
@@ -125,7 +125,7 @@ def test_share_takes_the_configuration_file(subhost: Subhost) -> None:
     """The subhost can be named by its configuration file."""
     shared = shared_folder(subhost)
     subhost.boot()
-    assert subhost.run(f"overlay-share {shared} {subhost.conf}").status == 0
+    assert subhost.on_host(f"overlay-share {shared} {subhost.conf}").status == 0
     assert subhost.inside(f"cat {shared}/from") == "host\n"
 
 
@@ -134,7 +134,7 @@ def test_share_refuses_what_is_not_there(subhost: Subhost) -> None:
     """overlay-share refuses in one line what is not there."""
     subhost.boot()
     missing = f"{subhost.folder}/missing"
-    done = subhost.run(f"overlay-share {missing} {subhost.name}")
+    done = subhost.on_host(f"overlay-share {missing} {subhost.name}")
     assert done.status != 0 and done.err.count("\n") == 1 and missing in done.err, done
 
 
@@ -144,14 +144,14 @@ def test_a_file_is_shared_once_and_no_more(subhost: Subhost) -> None:
     subhost.boot()
     file = subhost.put("some file", "shared\n", 0o644)
     for _ in range(2):
-        done = subhost.run(f"overlay-share '{file}' {subhost.name}")
+        done = subhost.on_host(f"overlay-share '{file}' {subhost.name}")
         assert done.status == 0, done
     assert subhost.inside(f"cat '{file}'") == "shared\n"
     assert subhost.inside("grep -c some /proc/mounts") == "1\n"
-    done = subhost.run(f"overlay-share --remove '{file}' {subhost.name}")
+    done = subhost.on_host(f"overlay-share --remove '{file}' {subhost.name}")
     assert done.status == 0, done
     assert subhost.inside("grep -c some /proc/mounts; :") == "0\n"
-    again = subhost.run(f"overlay-share --remove '{file}' {subhost.name}")
+    again = subhost.on_host(f"overlay-share --remove '{file}' {subhost.name}")
     assert again.status == 1 and again.err.count("\n") == 1, again
     assert subhost.target.read(file) == "shared\n"
 
@@ -162,15 +162,15 @@ def test_a_shared_file_that_was_replaced(subhost: Subhost) -> None:
     main host has removed it."""
     subhost.boot()
     file = subhost.put("file", "old\n", 0o644)
-    assert subhost.run(f"overlay-share {file} {subhost.name}").status == 0
-    subhost.prepare(f"echo new > {file}.new && mv {file}.new {file}")
-    done = subhost.run(f"overlay-share {file} {subhost.name}")
+    assert subhost.on_host(f"overlay-share {file} {subhost.name}").status == 0
+    subhost.prepare_host(f"echo new > {file}.new && mv {file}.new {file}")
+    done = subhost.on_host(f"overlay-share {file} {subhost.name}")
     assert done.status == 0 and subhost.inside(f"cat {file}") == "new\n", done
-    subhost.prepare(f"rm {file}")
-    done = subhost.run(f"overlay-share --remove {file} {subhost.name}")
+    subhost.prepare_host(f"rm {file}")
+    done = subhost.on_host(f"overlay-share --remove {file} {subhost.name}")
     assert done.status == 0, done
     assert subhost.inside(f"grep -c {file} /proc/mounts; :") == "0\n"
-    assert subhost.run(f"overlay-share --remove /proc {subhost.name}").status == 1
+    assert subhost.on_host(f"overlay-share --remove /proc {subhost.name}").status == 1
     assert subhost.inside("cat /proc/1/comm") == ".reaper\n"
 
 
@@ -185,7 +185,7 @@ def test_the_whole_root_is_not_shared(subhost: Subhost, path: str) -> None:
 @clause("share-root")
 def test_a_link_to_the_root_is_not_shared_onto(subhost: Subhost) -> None:
     """A link in UPPER that leads to the subhost's root is found out when it is mounted."""
-    subhost.prepare(f"ln -s / {subhost.folder}/root/link")
+    subhost.prepare_host(f"ln -s / {subhost.folder}/root/link")
     done = subhost.refused("SHARE= /srv:/link")
     assert done.status == 1 and done.err.count("\n") == 1 and "SHARE" in done.err, done
 
@@ -193,7 +193,7 @@ def test_a_link_to_the_root_is_not_shared_onto(subhost: Subhost) -> None:
 @clause("share-dangling")
 def test_a_mount_point_below_a_link_that_leads_nowhere_yet(subhost: Subhost) -> None:
     """It is made where the link leads, in the subhost's own tree, and shows there and there."""
-    subhost.prepare(
+    subhost.prepare_host(
         f"cd {subhost.folder} && echo name > given && mkdir root/etc && "
         "ln -s ../run/resolve/stub.conf root/etc/resolv.conf && ln -s /srv/deep root/etc/folder"
     )

@@ -32,7 +32,7 @@ def boot(subhost: Subhost, text: str, status: int = 0) -> Result:
     """Boot it, and wait until systemd has started all of START."""
     __tracebackhide__ = True
     subhost.write(INIT + text)
-    done = subhost.run(f"overlay-boot --wait {subhost.conf} < /dev/null", timeout=180)
+    done = subhost.on_host(f"overlay-boot --wait {subhost.conf} < /dev/null", timeout=180)
     assert done.status == status, done
     return done
 
@@ -187,7 +187,7 @@ def test_it_can_end_itself(systemd: Subhost, verb: str) -> None:
     unit(systemd, "one.service")
     boot(systemd, "START= one")
     pid = systemd.pid1()
-    systemd.run(f"overlay-go {systemd.name} systemctl --no-block {verb}")
+    systemd.on_host(f"overlay-go {systemd.name} systemctl --no-block {verb}")
     assert systemd.wait(f"[ ! -e /proc/{pid} ]", 60)
     assert systemd.gone(pid)
     assert no_cgroup(systemd)
@@ -205,7 +205,7 @@ def test_a_crash_leaves_nothing_that_matters(systemd: Subhost) -> None:
     unit(systemd, "one.service")
     boot(systemd, "START= one")
     pid = systemd.pid1()
-    systemd.run(f"kill -9 {pid}")
+    systemd.on_host(f"kill -9 {pid}")
     assert systemd.gone(pid) and no_cgroup(systemd)
     boot(systemd, "START= one")
     systemd.crash()
@@ -223,7 +223,7 @@ def test_systemd_can_be_stopped_at_once(systemd: Subhost, executed: bool) -> Non
     systemd.write(f"{INIT}START= one")
     until = f'until [ "$(cat /proc/$(pid1 {systemd.name})/comm)" = systemd ]; do :; done &&'
     steps = f"overlay-boot {systemd.conf} && {until * executed} overlay-stop {systemd.name}"
-    done = systemd.run(f"{PID1}\n{steps}", timeout=180)
+    done = systemd.on_host(f"{PID1}\n{steps}", timeout=180)
     assert done.status == 0, done
     assert not systemd.pid1() and no_cgroup(systemd)
 
@@ -236,14 +236,14 @@ def test_what_systemd_will_not_find_is_told(systemd: Subhost) -> None:
     systemd.put("root/etc/init.d/script", "#!/bin/sh\n")
     check = f"overlay-boot --check {systemd.conf} 2>&1 >/dev/null | grep -v LOWER:"
     systemd.write(f"{INIT}START= here here.timer at@1 script nowhere /nowhere")
-    lines = systemd.run(check).out.splitlines()
+    lines = systemd.on_host(check).out.splitlines()
     assert [line.split("START: ")[1].split()[0] for line in lines] == [
         "here.timer",
         "nowhere",
         "/nowhere",
     ]
     systemd.write("INIT= overlay-init-systemd\nSTART= none")
-    said = systemd.run(check).out
+    said = systemd.on_host(check).out
     assert said.startswith(f"{systemd.conf}:") and "warning: INIT: " in said, said
 
 
@@ -253,7 +253,7 @@ def test_it_is_refused_without_cgroup_v2(subhost: Subhost, flag: str) -> None:
     """Together with other mistakes, with status 2, and nothing is started or made."""
     subhost.write("INIT= overlay-init-systemd\nRAM_SIZE= much")
     hidden = "mount -t tmpfs none /sys/fs/cgroup 2> /dev/null || [ ! -e /sys/fs/cgroup ]"
-    done = subhost.run(
+    done = subhost.on_host(
         f"unshare -m sh -c '{hidden} || exit 9; exec overlay-boot {flag} {subhost.conf} < /dev/null'"
     )
     assert done.status == 2, done
@@ -285,7 +285,7 @@ def test_wait_returns_when_another_init_is_executed(subhost: Subhost) -> None:
     init = subhost.put("init", "#!/bin/sh\necho 'sleep 1; exec /opt/other'\n")
     subhost.put("root/opt/other", "#!/bin/sh\nmkfifo /never; read line < /never\n")
     subhost.write(f"INIT= {init}")
-    done = subhost.run(f"overlay-boot --wait {subhost.conf} < /dev/null")
+    done = subhost.on_host(f"overlay-boot --wait {subhost.conf} < /dev/null")
     assert done.status == 0, done
     assert subhost.target.run(f"cat /proc/{subhost.pid1()}/comm").out == "other\n"
 

@@ -13,7 +13,7 @@ def second(subhost: Subhost, text: str) -> tuple[str, str]:
     """Another configuration, with folders of its own; its name and path."""
     name = f"{subhost.name}b"
     subhost.named.append(name)
-    subhost.prepare(f"cd {subhost.folder} && mkdir b && cd b && mkdir root work live")
+    subhost.prepare_host(f"cd {subhost.folder} && mkdir b && cd b && mkdir root work live")
     given = {line.partition("=")[0] for line in text.splitlines()}
     defaults = {"BASE": ".", "LOWER": TINY, "START": "none", "LOG": f"{subhost.log}.b"}
     lines = [f"{key}= {value}" for key, value in defaults.items() if key not in given]
@@ -28,19 +28,19 @@ def second(subhost: Subhost, text: str) -> tuple[str, str]:
 )
 def test_two_subhosts_do_not_share_upper_or_work(subhost: Subhost, text: str) -> None:
     """The second is refused in one line that names the first, which runs on."""
-    subhost.prepare(f"cd {subhost.folder} && ln -s root link && ln -s work worklink")
+    subhost.prepare_host(f"cd {subhost.folder} && ln -s root link && ln -s work worklink")
     subhost.boot()
     pid = subhost.pid1()
     name, conf = second(subhost, text)
-    done = subhost.run(f"overlay-boot {conf} < /dev/null")
+    done = subhost.on_host(f"overlay-boot {conf} < /dev/null")
     assert done.status == 1 and done.err.count("\n") == 1, done
     assert f"{subhost.name}:" in done.err or f"{subhost.name} " in done.err, done
     assert subhost.pid1() == pid
     assert not subhost.host.file(f"/run/netns/{name}").exists
     subhost.stop()
-    done = subhost.run(f"overlay-boot {conf} < /dev/null")
+    done = subhost.on_host(f"overlay-boot {conf} < /dev/null")
     assert done.status == 0, done
-    assert subhost.run(f"overlay-stop {name}").status == 0
+    assert subhost.on_host(f"overlay-stop {name}").status == 0
 
 
 @clause("upper-lost")
@@ -50,15 +50,15 @@ def test_upper_and_work_of_a_lost_subhost_are_taken(subhost: Subhost, text: str)
     ended they are free."""
     subhost.boot()
     pid = subhost.pid1()
-    subhost.run(f"rm /run/overlay-boot/{subhost.name} /run/netns/{subhost.name}")
+    subhost.on_host(f"rm /run/overlay-boot/{subhost.name} /run/netns/{subhost.name}")
     _, conf = second(subhost, text)
     for again in (conf, subhost.conf):
-        done = subhost.run(f"overlay-boot {again} < /dev/null")
+        done = subhost.on_host(f"overlay-boot {again} < /dev/null")
         assert done.status == 1 and done.err.count("\n") == 1, done
         assert f"subhost {subhost.name}:" in done.err, done
-    subhost.run(f"kill -9 {pid}")
+    subhost.on_host(f"kill -9 {pid}")
     assert subhost.ended(pid)
-    done = subhost.run(f"overlay-boot {conf} < /dev/null")
+    done = subhost.on_host(f"overlay-boot {conf} < /dev/null")
     assert done.status == 0, done
 
 
@@ -76,8 +76,8 @@ def test_what_a_command_prints_is_not_run(subhost: Subhost) -> None:
 @clause("error-regular")
 def test_a_configuration_that_is_a_pipe(subhost: Subhost) -> None:
     """One line and status 2, at once."""
-    subhost.prepare(f"mkfifo {subhost.conf}")
-    done = subhost.run(f"overlay-boot {subhost.conf} < /dev/null", timeout=10)
+    subhost.prepare_host(f"mkfifo {subhost.conf}")
+    done = subhost.on_host(f"overlay-boot {subhost.conf} < /dev/null", timeout=10)
     assert done.status == 2 and done.err.count("\n") == 1, done
 
 
@@ -101,11 +101,11 @@ def test_values_of_any_length(subhost: Subhost, text: str) -> None:
 @clause("log-full")
 def test_a_log_without_room(subhost: Subhost) -> None:
     """The message names the log and the reason, and nothing is started."""
-    subhost.prepare(
+    subhost.prepare_host(
         f"mkdir {subhost.folder}/full && mount -t tmpfs -o size=4k none {subhost.folder}/full"
     )
     try:
-        subhost.run(
+        subhost.on_host(
             f"cat /dev/zero > {subhost.folder}/full/log; chmod 640 {subhost.folder}/full/log"
         )
         done = subhost.refused("LOG= full/log\nCABLES= =")
@@ -113,7 +113,7 @@ def test_a_log_without_room(subhost: Subhost) -> None:
         assert f"{subhost.folder}/full/log" in done.err and "space" in done.err.lower(), done
         assert subhost.gone(0)
     finally:
-        subhost.run(f"umount -l {subhost.folder}/full")
+        subhost.on_host(f"umount -l {subhost.folder}/full")
 
 
 @clause("undo-hooks")
@@ -135,7 +135,7 @@ def test_hooks_of_ones_own_that_call_ours_leave_nothing_either(subhost: Subhost)
 def test_undoing_does_not_follow_links_onto_the_main_host(subhost: Subhost) -> None:
     """A link in UPPER to a folder of the main host, where what the boot would make is there."""
     victim = f"{subhost.folder}/victim"
-    subhost.prepare(
+    subhost.prepare_host(
         f"mkdir -p {victim}/network {victim}/deep && echo theirs > {victim}/network/interfaces &&"
         f" cd {subhost.folder}/root && ln -s {victim} etc && ln -s {victim} shared"
     )
@@ -167,7 +167,7 @@ def test_whatever_stands_in_the_place_of_the_reaper(subhost: Subhost, odd: str) 
         "link": f"ln -s /etc/passwd {path}",
         "huge": f"truncate -s 6G {path} && chmod 755 {path}",
     }[odd]
-    subhost.prepare(make)
+    subhost.prepare_host(make)
     subhost.boot()
     assert subhost.inside("readlink /proc/1/exe") == "/.reaper\n"
 
@@ -175,7 +175,7 @@ def test_whatever_stands_in_the_place_of_the_reaper(subhost: Subhost, odd: str) 
 @clause("reaper-odd")
 def test_a_folder_in_the_place_of_the_reaper(subhost: Subhost) -> None:
     """One line that names it."""
-    subhost.prepare(f"mkdir {subhost.folder}/root/.reaper")
+    subhost.prepare_host(f"mkdir {subhost.folder}/root/.reaper")
     done = subhost.refused("")
     assert done.status == 1 and done.err.count("\n") == 1 and ".reaper" in done.err, done
 
@@ -185,7 +185,7 @@ def test_a_pid_1_that_cannot_run_its_shell(subhost: Subhost) -> None:
     """A subhost whose /bin/sh is no program does not run, and one line says so."""
     # One that is killed at that moment can only be made from inside: see tests/test_boot.py.
     subhost.fill("base")
-    subhost.prepare(f"cd {subhost.folder}/base/bin && rm sh && touch sh && chmod 755 sh")
+    subhost.prepare_host(f"cd {subhost.folder}/base/bin && rm sh && touch sh && chmod 755 sh")
     done = subhost.refused("LOWER= base")
     assert done.status == 1 and done.err.count("\n") == 1 and "running" not in done.out, done
 
@@ -195,12 +195,12 @@ def test_a_pid_1_that_cannot_run_its_shell(subhost: Subhost) -> None:
 def test_output_that_cannot_be_written(subhost: Subhost, output: str) -> None:
     """The subhost runs, and the status says so."""
     subhost.write()
-    done = subhost.run(
+    done = subhost.on_host(
         f"{{ overlay-boot {subhost.conf} < /dev/null; echo $? > {subhost.folder}/status; }} {output}"
     )
     assert subhost.up(), done
     assert subhost.target.read(f"{subhost.folder}/status") == "0\n"
-    assert subhost.name in subhost.run("overlay-list").out
+    assert subhost.name in subhost.on_host("overlay-list").out
 
 
 @clause("boot-closed")
@@ -208,15 +208,15 @@ def test_output_that_cannot_be_written(subhost: Subhost, output: str) -> None:
 def test_closed_descriptors_make_no_difference(subhost: Subhost, closed: str) -> None:
     """Boot, list, enter and stop, each with some of 0, 1 and 2 closed."""
     subhost.write("CABLES= =")
-    done = subhost.run(f"overlay-boot {subhost.conf} {closed}")
+    done = subhost.on_host(f"overlay-boot {subhost.conf} {closed}")
     assert done.status == 0 and subhost.up(), done
     pid = subhost.pid1()
-    assert subhost.run(f"overlay-list {closed}").status == 0
-    assert subhost.run(f"overlay-go {subhost.name} touch /made {closed}").status == 0
+    assert subhost.on_host(f"overlay-list {closed}").status == 0
+    assert subhost.on_host(f"overlay-go {subhost.name} touch /made {closed}").status == 0
     assert subhost.host.file(f"{subhost.folder}/root/made").exists
     files = subhost.target.run(f"readlink /proc/{pid}/fd/*").out.split()
     assert set(files) <= {"/dev/null", subhost.log}, files
-    assert subhost.run(f"overlay-stop {subhost.name} {closed}").status == 0
+    assert subhost.on_host(f"overlay-stop {subhost.name} {closed}").status == 0
     assert subhost.gone(pid)
 
 
@@ -224,7 +224,7 @@ def test_closed_descriptors_make_no_difference(subhost: Subhost, closed: str) ->
 def test_what_the_caller_may_not_reaches_no_service(subhost: Subhost) -> None:
     """Nice value, limits and ignored signals are those of a machine's start."""
     subhost.write()
-    subhost.run(
+    subhost.on_host(
         f"ulimit -S -n 64; ulimit -S -f 100000; trap '' HUP USR1; "
         f"nice -n 7 env overlay-boot {subhost.conf} < /dev/null"
     )
@@ -248,16 +248,16 @@ def test_odd_names_of_mount_points_and_processes(subhost: Subhost) -> None:
     name = "$(printf 'odd\\033[31m\\rn\\n\\233')"
     shared = f"{subhost.folder}/shared"
     mount = 'mkdir "$at" && mount -t tmpfs none "$at"'
-    subhost.prepare(f'at="{subhost.folder}/{name}"; {mount}; mkdir {shared}')
+    subhost.prepare_host(f'at="{subhost.folder}/{name}"; {mount}; mkdir {shared}')
     try:
         subhost.boot()
         stay = f'trap "" TERM; printf %s "{name}" > /proc/self/comm; while :; do sleep 1; done'
         subhost.inside(f'at="/{name}"; {mount}; ({stay}) > /dev/null 2>&1 < /dev/null &')
-        done = subhost.run(f"overlay-share {shared} {subhost.name} && overlay-list")
+        done = subhost.on_host(f"overlay-share {shared} {subhost.name} && overlay-list")
         assert (done.status, done.err) == (0, ""), done
-        done = subhost.run(f"overlay-stop --timeout 1 {subhost.name}", timeout=40)
+        done = subhost.on_host(f"overlay-stop --timeout 1 {subhost.name}", timeout=40)
     finally:
-        subhost.prepare(f'umount "{subhost.folder}/{name}"')
+        subhost.prepare_host(f'umount "{subhost.folder}/{name}"')
     assert done.status == 1 and done.err.count("\n") == 1, done
     assert r"odd\x1b[31m\x0dn\x0a\x9b" in done.err and "\x1b" not in done.err, done
 
