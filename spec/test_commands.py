@@ -15,7 +15,7 @@ from spec.subhost import TINY, Subhost
 
 @clause("go-shell", "go-setup")
 def test_go_is_a_root_shell_inside(subhost: Subhost) -> None:
-    """It runs as root in the root and the namespaces of the subhost."""
+    """overlay-go runs as root, in the root and the namespaces of the subhost."""
     subhost.put("root/etc/which", "subhost\n")
     subhost.boot()
     look = "for kind in mnt net pid; do readlink /proc/self/ns/$kind; done"
@@ -33,7 +33,7 @@ def test_go_enters_all_namespaces(subhost: Subhost) -> None:
 
 @clause("go-pipe")
 def test_go_reads_commands_from_a_pipe(subhost: Subhost) -> None:
-    """What is written there is run, and its output comes back."""
+    """What is written to overlay-go's standard input is run inside, and its output comes back."""
     subhost.boot()
     done = subhost.on_host(f"overlay-go {subhost.name}", input="echo one; echo two\n")
     assert (done.status, done.out) == (0, "one\ntwo\n"), done
@@ -41,7 +41,7 @@ def test_go_reads_commands_from_a_pipe(subhost: Subhost) -> None:
 
 @clause("go-not-child")
 def test_gos_shell_is_no_child_of_pid_1(subhost: Subhost) -> None:
-    """Its parent is another, usually none that the subhost can see."""
+    """The parent of overlay-go's shell is not pid 1, and usually none that the subhost can see."""
     subhost.boot()
     assert subhost.parent_of_shell() not in ("", "1")
 
@@ -81,7 +81,7 @@ def test_gos_shell_is_interactive(subhost: Subhost) -> None:
 
 @clause("go-terminal")
 def test_go_has_a_terminal_of_the_subhosts(subhost: Subhost) -> None:
-    """tty names one on the subhost's own /dev/pts, and the shell has job control."""
+    """tty(1) names a terminal on the subhost's own /dev/pts, and the shell has job control."""
     subhost.boot()
     said = typed(subhost, "tty; set -o | grep monitor")
     assert "/dev/pts/0" in said, said
@@ -90,7 +90,8 @@ def test_go_has_a_terminal_of_the_subhosts(subhost: Subhost) -> None:
 
 @clause("go-command", "go-command-words", "go-conf")
 def test_go_runs_a_command(subhost: Subhost) -> None:
-    """Words as they were given, the exit status handed on, by name or configuration file."""
+    """overlay-go, given a NAME or a configuration file, hands the words of a command on as
+    they are, and its exit status back."""
     subhost.boot()
     for who in (subhost.name, subhost.conf):
         done = subhost.on_host(f"overlay-go {who} sh -c 'echo \"$#:$2\"; exit 42' x 'a  b' '$c;'")
@@ -108,7 +109,8 @@ def test_go_without_a_name_lists(subhost: Subhost) -> None:
 @clause("go-not-running", "stop-not-running", "runtime-share-not-running", "status-3")
 @pytest.mark.parametrize("command", ["go", "stop", "share /srv"])
 def test_a_subhost_that_does_not_run(subhost: Subhost, command: str) -> None:
-    """One clear line and status 3, by name and by configuration file."""
+    """Each command says in one line that the subhost does not run, and ends with status 3,
+    whether it is given its NAME or its configuration file."""
     subhost.write()
     for who in (subhost.name, subhost.conf):
         done = subhost.on_host(f"overlay-{command} {who} < /dev/null")
@@ -117,7 +119,8 @@ def test_a_subhost_that_does_not_run(subhost: Subhost, command: str) -> None:
 
 @clause("go-clean-environment")
 def test_gos_environment_is_clean(subhost: Subhost) -> None:
-    """Of the caller's environment terminal and language alone get in."""
+    """Nothing of the caller's environment gets into the subhost but the kind of terminal and
+    the language."""
     subhost.boot()
     done = subhost.on_host(
         f"SECRET=x TERM=xterm COLORTERM=24bit LANG=C.UTF-8 LC_ALL=C overlay-go {subhost.name} env"
@@ -148,7 +151,8 @@ def test_stop_takes_namespace_and_cables_away(subhost: Subhost) -> None:
 
 @clause("stop-forced")
 def test_stop_ends_what_does_not_want_to(subhost: Subhost) -> None:
-    """A pid 1 and a process that ignore all that can be ignored."""
+    """overlay-stop also ends a pid 1 and a process that ignore every signal that can be
+    ignored."""
     subhost.put("root/deaf", "#!/bin/sh\ntrap '' HUP INT TERM\nsleep 4321\n")
     subhost.put("init", "#!/bin/sh\necho \"trap '' HUP INT TERM\"; echo '/deaf & exec /.reaper'\n")
     subhost.boot(f"INIT= {subhost.folder}/init")
@@ -159,7 +163,7 @@ def test_stop_ends_what_does_not_want_to(subhost: Subhost) -> None:
 
 @clause("stop-name")
 def test_stop_takes_the_name(subhost: Subhost) -> None:
-    """A subhost can be named by its NAME."""
+    """overlay-stop takes the subhost's NAME in place of its configuration file."""
     subhost.boot()
     pid = subhost.pid1()
     assert subhost.on_host(f"overlay-stop {subhost.name}").status == 0
@@ -168,7 +172,7 @@ def test_stop_takes_the_name(subhost: Subhost) -> None:
 
 @clause("stop-waits")
 def test_stop_returns_when_all_is_gone(subhost: Subhost) -> None:
-    """When overlay-stop returns, name, cables, record and processes are gone."""
+    """When overlay-stop returns, the subhost's name, cables, record and processes are gone."""
     subhost.boot("CABLES= = =")
     pid = subhost.pid1()
     name = subhost.name
@@ -181,7 +185,8 @@ def test_stop_returns_when_all_is_gone(subhost: Subhost) -> None:
 
 @clause("stop-term", "stop-kill", "stop-grace", "stop-named")
 def test_stop_terminates_then_kills(subhost: Subhost) -> None:
-    """SIGTERM to each that is left; SIGKILL, after the grace, to what ignores it, which is named."""
+    """overlay-stop sends SIGTERM to each process that is left and, after the grace period,
+    SIGKILL to what ignores it, which it names."""
     subhost.put(
         "root/deaf",
         "#!/bin/sh\ntrap 'echo $1 >> /said' TERM\ntouch /ready$1; while :; do sleep 999 & wait; done\n",
@@ -203,7 +208,7 @@ def test_stop_terminates_then_kills(subhost: Subhost) -> None:
 
 @clause("stop-grace")
 def test_the_grace_is_ten_seconds_by_default(subhost: Subhost) -> None:
-    """What ignores SIGTERM is killed after 10 seconds."""
+    """overlay-stop kills what ignores SIGTERM after 10 seconds."""
     subhost.put(
         "init",
         "#!/bin/sh\necho '(trap : TERM; while :; do sleep 999 & wait; done) & exec /.reaper'\n",
@@ -217,7 +222,8 @@ def test_the_grace_is_ten_seconds_by_default(subhost: Subhost) -> None:
 
 @clause("stop-leftovers")
 def test_what_a_crash_left_is_cleared(subhost: Subhost) -> None:
-    """After its processes were all killed at once, overlay-stop clears its name, cables, records."""
+    """After all processes of a subhost were killed at once, overlay-stop clears away its name,
+    its cables and its records."""
     subhost.boot("CABLES= =")
     subhost.crash()
     assert subhost.host.file(f"/run/overlay-boot/{subhost.name}").exists
@@ -227,7 +233,8 @@ def test_what_a_crash_left_is_cleared(subhost: Subhost) -> None:
 
 @clause("stop-others", "list")
 def test_another_subhost_runs_on(subhost: Subhost) -> None:
-    """Of two that run, and are listed each in a line, the one that is named ends."""
+    """Of two subhosts that run, each with its line in overlay-list, overlay-stop ends the one
+    that is named, and no other."""
     subhost.boot()
     first, pid = subhost.name, subhost.pid1()
     second = f"{first}b"
@@ -251,7 +258,7 @@ def test_another_subhost_runs_on(subhost: Subhost) -> None:
 
 @clause("stop-others")
 def test_others_are_left_in_peace(subhost: Subhost) -> None:
-    """A record whose pid is another process's by now harms nobody."""
+    """A record whose pid belongs to another process by now harms nobody."""
     subhost.boot()
     pid = subhost.pid1()
     record = f"/run/overlay-boot/{subhost.name}"
@@ -270,7 +277,8 @@ def test_others_are_left_in_peace(subhost: Subhost) -> None:
 
 @clause("list-dead")
 def test_list_without_the_dead(subhost: Subhost) -> None:
-    """One whose processes were all killed is not listed, whatever is recorded still."""
+    """overlay-list leaves out a subhost whose processes were all killed, whatever is still
+    recorded of it."""
     subhost.boot()
     subhost.crash()
     assert subhost.name not in subhost.on_host("overlay-list; overlay-list --json").out
@@ -278,7 +286,8 @@ def test_list_without_the_dead(subhost: Subhost) -> None:
 
 @clause("list", "list-json", "list-dead", "list-empty")
 def test_list(subhost: Subhost) -> None:
-    """A line for each that runs, the same as JSON; a clear word where none does."""
+    """overlay-list prints a line for each subhost that runs, and the same as JSON; where none
+    runs it says so."""
     subhost.boot("CABLES= = =")
     name, pid = subhost.name, subhost.pid1()
     line = next(
@@ -318,7 +327,8 @@ def listed(subhost: Subhost) -> tuple[dict[str, Any], str]:
 
 @clause("list-usage")
 def test_list_shows_what_a_subhost_uses(subhost: Subhost) -> None:
-    """The number of its processes, their memory, and the processor time that they have used."""
+    """overlay-list shows how many processes a subhost has, what memory they take, and what
+    processor time it has used."""
     if not subhost.can_have_cgroup():
         precondition("the target has no cgroup v2 that can be written")
     subhost.boot()
@@ -339,7 +349,8 @@ def test_list_shows_what_a_subhost_uses(subhost: Subhost) -> None:
 
 @clause("list-usage-unknown")
 def test_list_says_nothing_of_what_nobody_counts(subhost: Subhost) -> None:
-    """A subhost that was booted where there is no cgroup v2 has a "-" for each of them."""
+    """overlay-list shows "-" for each of the figures of a subhost that was booted where there
+    is no cgroup v2."""
     subhost.write("CABLES= =")
     hidden = "mount -t tmpfs none /sys/fs/cgroup"
     boot = f"exec overlay-boot --wait {subhost.conf} < /dev/null"

@@ -79,7 +79,8 @@ rm -r anew; mkdir -p anew/both; echo other > anew/kept; echo deeper > anew/both/
 @clause("diff", "diff-added", "diff-changed", "diff-copied", "diff-deleted", "diff-running",
         "diff-status-0")  # fmt: skip
 def test_what_the_subhost_did(subhost: Subhost) -> None:
-    """Each path that it made, changed or removed has its line, and no other has."""
+    """overlay-diff has a line for each path that the subhost made, changed or removed, and for
+    no other."""
     subhost.boot(prepared(subhost))
     before = diff(subhost, "/srv")
     assert before == "", before
@@ -109,7 +110,7 @@ def test_what_the_subhost_did(subhost: Subhost) -> None:
 
 @clause("diff-replaced")
 def test_a_folder_made_anew(subhost: Subhost) -> None:
-    """Of an opaque folder it is shown what LOWER alone has, and what both have and is the same."""
+    """Of an opaque folder overlay-diff shows what only LOWER has, and what both have alike."""
     subhost.boot(prepared(subhost))
     subhost.inside("cd /srv; mv anew/kept k; rm -r anew; mkdir anew; mv k anew/kept")
     words = {path: line.change for path, line in lines(diff(subhost, "/srv/anew")).items()}
@@ -123,7 +124,7 @@ def test_a_folder_made_anew(subhost: Subhost) -> None:
 
 @clause("diff-moved")
 def test_a_moved_folder(subhost: Subhost) -> None:
-    """What a folder has from another path of LOWER is compared with that."""
+    """overlay-diff compares what a moved folder has with the path of LOWER that it came from."""
     subhost.write(prepared(subhost))
     script = 'import os; os.setxattr("root/srv/new", "trusted.overlay.redirect", b"/srv/old")'
     subhost.prepare_host(
@@ -138,7 +139,8 @@ def test_a_moved_folder(subhost: Subhost) -> None:
 
 @clause("diff-copied")
 def test_what_makes_a_copy_another(subhost: Subhost) -> None:
-    """Another time, owner or extended attribute, with the same contents, is a change."""
+    """A file with the same contents counts as changed once its time, owner or an extended
+    attribute is another."""
     subhost.write(prepared(subhost))
     script = 'import os; os.setxattr("root/srv/c", "trusted.other", b"y")'
     subhost.prepare_host(
@@ -156,8 +158,8 @@ def test_what_makes_a_copy_another(subhost: Subhost) -> None:
 
 @clause("diff-stopped", "diff-running", "diff-untouched")
 def test_running_or_stopped_it_is_the_same(subhost: Subhost) -> None:
-    """A running one is looked at as it was booted, whatever its configuration says by then; a
-    stopped one by its configuration. Neither has another file afterwards."""
+    """A running subhost is looked at as it was booted, whatever its configuration says by
+    then; a stopped one is looked at by its configuration. Neither has another file afterwards."""
     text = prepared(subhost)
     subhost.boot(text)
     subhost.inside(CHANGES)
@@ -175,7 +177,8 @@ def test_running_or_stopped_it_is_the_same(subhost: Subhost) -> None:
 @clause("diff-no-command", "diff-status-2")
 @pytest.mark.parametrize("variable", ["UPPER", "LOWER", "BASE"])
 def test_no_command_is_run(subhost: Subhost, variable: str) -> None:
-    """One line names the variable; once the subhost runs it can be looked at."""
+    """Where a path is what a command prints, one line names the variable; once the subhost
+    runs it can be looked at."""
     trace = f"{subhost.folder}/trace"
     value = {"UPPER": "root", "LOWER": subhost.fill("lower"), "BASE": subhost.folder}[variable]
     subhost.write(f"{variable}=!echo x >> {trace}; echo {value}\nNAME=!echo x >> {trace}; echo n")
@@ -189,7 +192,8 @@ def test_no_command_is_run(subhost: Subhost, variable: str) -> None:
 
 @clause("diff-path")
 def test_a_part_of_it(subhost: Subhost) -> None:
-    """A folder, a file, what lies in a folder that is gone as a whole, and nothing."""
+    """overlay-diff can be asked for a folder, for a file, for what lies in a folder that is
+    gone as a whole, and for what is not there."""
     subhost.boot(prepared(subhost))
     subhost.inside(CHANGES)
     for path, wanted in {
@@ -221,7 +225,8 @@ def test_what_is_mounted_on_the_two(subhost: Subhost) -> None:
 
 @clause("diff-quoted")
 def test_odd_names(subhost: Subhost) -> None:
-    """Each is one line of printable characters, which a shell reads back as what it was."""
+    """An odd name takes one line of printable characters, which a shell reads back as what it
+    was."""
     names = ["sp ace", "new\nadded       9  etc", "esc\x1b[31m", "it's", "back\\slash", "é", "x (y)",
              "\u202ereversed", "$HOME", "tab\t"]  # fmt: skip
     subhost.write(prepared(subhost))
@@ -242,7 +247,8 @@ def test_odd_names(subhost: Subhost) -> None:
 
 @clause("diff-sums")
 def test_the_sums(subhost: Subhost) -> None:
-    """For each folder of the root, how many there are of each change, and their bytes."""
+    """overlay-diff counts for each folder of the root how many there are of each change, and
+    their bytes."""
     subhost.write(prepared(subhost))
     subhost.prepare_host(
         f"cd {subhost.folder}/root && mkdir -p srv/d etc && head -c 3000 /dev/zero > srv/d/f && "
@@ -261,7 +267,7 @@ def test_the_sums(subhost: Subhost) -> None:
 
 @clause("diff-json")
 def test_the_same_as_an_object(subhost: Subhost) -> None:
-    """Its keys are those of the page, and it says what the lines say."""
+    """The object that --json prints has the keys of the page, and says what the lines say."""
     text = prepared(subhost)
     subhost.boot(text)
     subhost.inside(CHANGES)
@@ -291,7 +297,8 @@ def test_the_same_as_an_object(subhost: Subhost) -> None:
 
 @clause("diff-drop")
 def test_dropping_a_copy(subhost: Subhost) -> None:
-    """A file, a link, a whiteout: LOWER's shows again at the next boot, and nothing else changes."""
+    """Once a file, a link or a whiteout was dropped, LOWER's shows again at the next boot, and
+    nothing else changes."""
     subhost.boot(prepared(subhost))
     subhost.inside(CHANGES)
     subhost.stop()
@@ -306,7 +313,8 @@ def test_dropping_a_copy(subhost: Subhost) -> None:
 
 @clause("diff-drop-stopped", "diff-drop-upper", "diff-status-1")
 def test_nothing_is_dropped_while_it_runs(subhost: Subhost) -> None:
-    """By whatever name or configuration: one line, and the file stays."""
+    """While the subhost runs nothing is dropped, by whatever name or configuration it is asked
+    for: one line says so, and the file stays."""
     subhost.boot(prepared(subhost))
     subhost.inside(CHANGES)
     other = subhost.put(
@@ -328,7 +336,8 @@ def test_nothing_is_dropped_while_it_runs(subhost: Subhost) -> None:
      "/srv/folder", "/srv/anew", "/srv/plain", "/"],
 )  # fmt: skip
 def test_what_is_not_dropped(subhost: Subhost, path: str) -> None:
-    """What LOWER has not or would not show, folders, and what is not there: one line, status 1."""
+    """What LOWER has not or would not show, folders, and what is not there are not dropped:
+    one line says so, with status 1."""
     subhost.boot(prepared(subhost))
     subhost.inside(CHANGES)
     subhost.stop()
@@ -340,7 +349,8 @@ def test_what_is_not_dropped(subhost: Subhost, path: str) -> None:
 
 @clause("diff-drop-link")
 def test_no_link_is_followed(subhost: Subhost) -> None:
-    """Neither a link to the main host's files nor one within UPPER; a link itself is dropped."""
+    """overlay-diff --drop follows no link, neither to the main host's files nor within UPPER;
+    a link itself can be dropped."""
     subhost.write(prepared(subhost))
     victim = subhost.put("victim/a", "host\n", 0o644).removesuffix("/a")
     subhost.prepare_host(
@@ -359,7 +369,8 @@ def test_no_link_is_followed(subhost: Subhost) -> None:
 
 @clause("diff-status-2", "diff-status-3")
 def test_mistakes(subhost: Subhost) -> None:
-    """One line for each: in the arguments or the configuration 2, no such subhost 3."""
+    """A mistake in the arguments or in the configuration has one line and status 2, a subhost
+    that is not there one line and status 3."""
     subhost.write()
     for words, status in {
         "": 2,
@@ -384,7 +395,8 @@ def test_mistakes(subhost: Subhost) -> None:
 @clause("diff-layers")
 @pytest.mark.parametrize("runs", [True, False])
 def test_its_own_layers_in_lower_are_left_out(subhost: Subhost, runs: bool) -> None:
-    """Both below LOWER; what the subhost writes beside them is told of."""
+    """Where LOWER has UPPER and WORK in it, overlay-diff leaves both out, and tells what the
+    subhost writes beside them."""
     lower = subhost.fill("lower")
     subhost.prepare_host(f"cd {lower} && mkdir -p s/of/root s/of/work")
     subhost.boot(f"LOWER= {lower}\nUPPER= {lower}/s/of/root\nWORK= {lower}/s/of/work")

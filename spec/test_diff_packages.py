@@ -111,9 +111,9 @@ def stale(subhost: Subhost) -> set[str]:
 
 @clause("diff-stale", "diff-stale-package")
 def test_a_file_of_a_package_that_was_upgraded(subhost: Subhost, lower: Dpkg) -> None:
-    """What the subhost changed before is stale, whether it wrote to it, made it anew, changed its
-    mode or wrote to it once more afterwards; what it has made since is not, nor what the main host
-    has touched by hand."""
+    """What the subhost changed before the upgrade is stale, whether it wrote to it, made it
+    anew, changed its mode or wrote to it once more afterwards; what it has made since is not,
+    nor what the main host has touched by hand."""
     for name in ("demo", "other"):
         lower.install(name, "1")
     boot(subhost)
@@ -138,8 +138,9 @@ def test_a_file_of_a_package_that_was_upgraded(subhost: Subhost, lower: Dpkg) ->
 
 @clause("diff-stale")
 def test_below_a_link_of_the_root(subhost: Subhost, lower: Dpkg) -> None:
-    """A list that has /lib where that is a link to usr/lib means the file below /usr; so does one
-    of a package of several architectures, and a path that is diverted means the other."""
+    """A package's list that has /lib, where that is a link to usr/lib, means the file below
+    /usr; so does that of a package of several architectures, and a path that is diverted means
+    the other one."""
     subhost.prepare_host(f"cd {lower.root} && mkdir -p usr/share && ln -s usr/share data")
     lower.install("demo", "1", "same")
     lower.install("late", "1")
@@ -159,7 +160,8 @@ def test_below_a_link_of_the_root(subhost: Subhost, lower: Dpkg) -> None:
 
 @clause("diff-stale-conffile", "diff-stale-unpackaged")
 def test_what_an_upgrade_leaves_alone(subhost: Subhost, lower: Dpkg) -> None:
-    """An unchanged configuration file, and a file of no package that has changed below."""
+    """A configuration file that is the same in the new version is not stale, nor is a file of
+    no package that has changed below."""
     lower.install("demo", "1")
     lower.install("confer", "1")
     subhost.prepare_host(f"echo host > {lower.root}/etc/own; mkdir {lower.root}/srv/new")
@@ -178,7 +180,8 @@ def test_what_an_upgrade_leaves_alone(subhost: Subhost, lower: Dpkg) -> None:
 
 @clause("diff-stale-own")
 def test_a_package_of_the_subhosts_own(subhost: Subhost, lower: Dpkg) -> None:
-    """Unpacked inside before LOWER's was: only an older one is stale, by dpkg's order of versions."""
+    """Where the subhost has unpacked a package itself before LOWER did, only an older version
+    is stale, by dpkg's order of versions."""
     versions = {"older": ("1.9", "1.10"), "even": ("2", "2"), "newer": ("1:0.1", "3")}
     for name in versions:
         lower.install(name, "1")
@@ -194,7 +197,8 @@ def test_a_package_of_the_subhosts_own(subhost: Subhost, lower: Dpkg) -> None:
 
 @clause("diff-stale-lower")
 def test_a_lower_without_a_dpkg(subhost: Subhost) -> None:
-    """What differs and has been put there since is stale; what is older is not."""
+    """Where LOWER has no dpkg, what differs and has been put there since is stale, and what is
+    older is not."""
     lower = subhost.fill("lower")
     subhost.prepare_host(f"echo 1 > {lower}/srv/a; echo 1 > {lower}/srv/b; echo 1 > {lower}/srv/c")
     boot(subhost)
@@ -209,8 +213,8 @@ def test_a_lower_without_a_dpkg(subhost: Subhost) -> None:
 @clause("diff-packages", "diff-installed-here", "diff-removed-here", "diff-own-version",
         "diff-installed-below", "diff-removed-below", "diff-changed-below")  # fmt: skip
 def test_the_packages_of_both(subhost: Subhost, lower: Dpkg) -> None:
-    """Once a dpkg has run in the subhost each package that differs is told, and how; before that
-    none is, whatever happens below."""
+    """Once a dpkg has run in the subhost overlay-diff tells how each package differs; before
+    that it tells of none, whatever happens below."""
     for name in ("changed", "owned", "purged", "removed", "lost", "same"):
         lower.install(name, "1")
     own = boot(subhost)
@@ -241,7 +245,7 @@ def test_the_packages_of_both(subhost: Subhost, lower: Dpkg) -> None:
 
 @clause("diff-drop", "diff-packages")
 def test_a_status_file_that_is_dropped(subhost: Subhost, lower: Dpkg) -> None:
-    """The subhost's dpkg then knows what LOWER's knows."""
+    """Once the subhost's status file was dropped its dpkg knows what LOWER's knows."""
     lower.install("demo", "1")
     own = boot(subhost)
     own.install("mine", "1")
@@ -266,8 +270,8 @@ def warned(subhost: Subhost) -> list[str]:
 
 @clause("diff-warning", "diff-warning-only")
 def test_a_boot_tells_of_it(subhost: Subhost, lower: Dpkg) -> None:
-    """Once LOWER's packages are newer than the subhost's own database; neither before nor once its
-    dpkg has run again."""
+    """A boot warns once LOWER's packages are newer than the subhost's own database, neither
+    before nor once the subhost's dpkg has run again."""
     lower.install("demo", "1")
     assert warned(subhost) == []
     Dpkg(subhost, f"/proc/{subhost.pid1()}/root").install("mine", "1")

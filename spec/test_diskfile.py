@@ -46,7 +46,8 @@ def test_a_partition_as_lower(disk: Subhost) -> None:
 
 @clause("diskfile-mountpoint")
 def test_the_mount_point_is_what_is_there(disk: Subhost) -> None:
-    """The longest leading part of the path that is a folder before the image is mounted."""
+    """The mount point is the longest leading part of the path that is a folder before the
+    image is mounted."""
     disk.on_host(f"mkdir {disk.folder}/mnt/deep")
     disk.boot("LOWER=!overlay-diskfile mnt/deep/some/path disk.img")
     assert f" {disk.folder}/mnt/deep ext4 " in disk.target.read("/proc/self/mounts")
@@ -55,14 +56,14 @@ def test_the_mount_point_is_what_is_there(disk: Subhost) -> None:
 
 @clause("diskfile-subtree", "diskfile-partition")
 def test_a_folder_of_a_partition_as_lower(disk: Subhost) -> None:
-    """A path in the image's file system, below the mount point."""
+    """The rest of a path, below the mount point, is a path in the image's file system."""
     disk.boot("LOWER=!overlay-diskfile mnt/some/path parted.img 2")
     assert "some" not in disk.inside("ls /") and "bin" in disk.inside("ls /")
 
 
 @clause("diskfile-upper", "diskfile-same")
 def test_upper_and_work_in_a_partition(disk: Subhost) -> None:
-    """What the subhost writes is in the image; WORK outside of it starts nothing."""
+    """What the subhost writes is in the image, and a WORK outside of it starts nothing."""
     disk.boot("UPPER=!overlay-diskfile mnt/some/upper/path parted.img 2\nWORK= mnt/some/work/path")
     disk.inside("echo mine > /mine")
     assert disk.target.read(f"{disk.folder}/mnt/some/upper/path/mine") == "mine\n"

@@ -35,7 +35,8 @@ def keeper(subhost: Subhost) -> str:
 
 @clause("reaper-entered")
 def test_the_last_service_is_restarted_by_hand(subhost: Subhost) -> None:
-    """Its stop leaves no process but the restart's own, which goes on and starts it again."""
+    """A stop that leaves no process but the restart's own does not end the subhost: the
+    restart goes on and starts the service again."""
     daemon = "setsid sleep 4321 < /dev/null > /dev/null 2>&1 & echo $! > /pid"
     subhost.boot(
         scripts(
@@ -56,7 +57,7 @@ def test_the_last_service_is_restarted_by_hand(subhost: Subhost) -> None:
 
 @clause("reaper-entered")
 def test_it_ends_when_the_last_entered_process_does(subhost: Subhost) -> None:
-    """A shell of overlay-go outlives the services, and then the subhost ends."""
+    """A shell of overlay-go outlives the services, and when it ends so does the subhost."""
     subhost.boot()
     pid = subhost.pid1()
     done = subhost.on_host(
@@ -69,7 +70,8 @@ def test_it_ends_when_the_last_entered_process_does(subhost: Subhost) -> None:
 
 @clause("stop-each", "stop-timeout", "stop-named")
 def test_a_stop_script_that_hangs_keeps_no_other_from_its_time(subhost: Subhost) -> None:
-    """With --timeout 2, four that need 1 s each and one that never ends are all told."""
+    """With --timeout 2 four services that need 1 s each and one whose stop script never ends
+    are all told to stop."""
     slow = '[ $1 = start ] || { sleep 1; echo "$(basename $0) stopped" >> /told; }'
     bodies = dict.fromkeys(("one", "two", "three", "four"), slow)
     bodies["hangs"] = "[ $1 = start ] || { trap '' TERM HUP; sleep 99; sleep 99; }"
@@ -86,7 +88,7 @@ def test_a_stop_script_that_hangs_keeps_no_other_from_its_time(subhost: Subhost)
 
 @clause("stop-timeout-default")
 def test_a_stop_script_has_more_than_the_grace_by_default(subhost: Subhost) -> None:
-    """One that needs 12 s comes to its end."""
+    """A stop script that needs 12 s comes to its end."""
     subhost.boot(scripts(subhost, slow="[ $1 = start ] || { sleep 12; echo over >> /told; }"))
     done = subhost.on_host(f"overlay-stop {subhost.name}", timeout=60)
     assert done.status == 0, done
@@ -116,7 +118,8 @@ def test_a_stop_while_services_are_being_started(subhost: Subhost) -> None:
 @clause("stop-log")
 @pytest.mark.parametrize("how", ["link", "owner", "folder", "full"])
 def test_a_log_that_cannot_be_written_does_not_keep_it_up(subhost: Subhost, how: str) -> None:
-    """A warning, the stop scripts all the same, and status 0."""
+    """Where the log cannot be written overlay-stop warns, runs the stop scripts all the same,
+    and ends with status 0."""
     small = f"{subhost.folder}/small"
     subhost.prepare_host(f"mkdir {small} && mount -t tmpfs -o size=64k none {small}")
     log = f"{small}/log"
@@ -141,7 +144,8 @@ def test_a_log_that_cannot_be_written_does_not_keep_it_up(subhost: Subhost, how:
 
 @clause("stop-forced-stopping")
 def test_processes_that_stop_each_other_do_not_hold_it_up(subhost: Subhost) -> None:
-    """One that sends SIGSTOP to all others, for ever: it ends with them after the grace at last."""
+    """A process that for ever sends SIGSTOP to all others ends with them, at the latest after
+    the grace period."""
     evil = (
         "[ -p /go ] || mkfifo /go; setsid sh -c 'read go < /go; while :; do kill -STOP -1; done' &"
     )
@@ -156,7 +160,8 @@ def test_processes_that_stop_each_other_do_not_hold_it_up(subhost: Subhost) -> N
 
 @clause("stop-forced-keeper")
 def test_a_keeper_that_is_stopped_does_not_hold_it_up(subhost: Subhost) -> None:
-    """All is cleared within the usual time, with status 0."""
+    """Though the process that waits for the subhost's end is stopped, all is cleared within
+    the usual time, with status 0."""
     subhost.boot("CABLES= =")
     pid = subhost.pid1()
     subhost.on_host(f"kill -STOP {keeper(subhost)}")
@@ -166,7 +171,8 @@ def test_a_keeper_that_is_stopped_does_not_hold_it_up(subhost: Subhost) -> None:
 
 @clause("stop-forced-keeper", "stop-waits")
 def test_a_keeper_that_is_lost_is_done_without(subhost: Subhost) -> None:
-    """Its subhost runs on, is refused a second boot, and overlay-stop clears all of it."""
+    """A subhost without the process that waits for its end runs on, is refused a second boot,
+    and overlay-stop clears all of it."""
     subhost.boot("CABLES= =")
     pid = subhost.pid1()
     subhost.on_host(f"kill -9 {keeper(subhost)}")
@@ -223,7 +229,7 @@ def test_a_record_that_was_removed_by_hand(subhost: Subhost, command: str, left:
 @clause("files-records-odd")
 @pytest.mark.parametrize("odd", ["empty", "text", "binary", "pipe", "folder", "link"])
 def test_what_is_no_record_is_told_of_and_hides_nobody(subhost: Subhost, odd: str) -> None:
-    """overlay-list and overlay-stop name it in one line and do their work."""
+    """overlay-list and overlay-stop name what is no record in one line, and do their work."""
     subhost.boot()
     path = f"/run/overlay-boot/{subhost.name}odd"
     make = {
@@ -249,14 +255,14 @@ def test_what_is_no_record_is_told_of_and_hides_nobody(subhost: Subhost, odd: st
 @clause("stop-not-running")
 @pytest.mark.parametrize("name", ["..", ".", "/", "''", "a/../b", "-- -x"])
 def test_odd_names_are_just_not_running(subhost: Subhost, name: str) -> None:
-    """One line and status 3."""
+    """For an odd name overlay-stop says in one line that no such subhost runs, with status 3."""
     done = subhost.on_host(f"overlay-stop {name}")
     assert done.status == 3 and done.err.count("\n") == 1, done
 
 
 @clause("stop-not-running")
 def test_a_boot_that_fails_is_not_waited_for(subhost: Subhost) -> None:
-    """overlay-stop during it ends with status 3 as soon as it has failed."""
+    """An overlay-stop during a boot ends with status 3 as soon as that boot has failed."""
     hook = subhost.put("hook", "#!/bin/sh\nsleep 2; exit 1\n")
     subhost.write(f"PREMOUNT= {hook}")
     done = subhost.on_host(
@@ -270,7 +276,8 @@ def test_a_boot_that_fails_is_not_waited_for(subhost: Subhost) -> None:
 
 @clause("stop-leftovers-own")
 def test_a_name_that_is_somebody_elses_by_now(subhost: Subhost) -> None:
-    """After a crash the administrator makes a bridge with the cable's name: it stays."""
+    """A bridge that the administrator made after a crash, with the name of the lost cable,
+    stays."""
     subhost.boot("CABLES= =")
     name = f"{subhost.name}0"
     subhost.crash()
@@ -288,7 +295,8 @@ def test_a_name_that_is_somebody_elses_by_now(subhost: Subhost) -> None:
 
 @clause("end-own")
 def test_a_keeper_leaves_its_successors_alone(subhost: Subhost) -> None:
-    """A subhost whose record and name were removed by hand ends after another one has its NAME."""
+    """A subhost whose record and name were removed by hand, and which ends when another one
+    has its NAME, takes nothing of that one's away."""
     name = subhost.name
     subhost.boot()
     first = subhost.pid1()
@@ -310,8 +318,8 @@ def test_a_keeper_leaves_its_successors_alone(subhost: Subhost) -> None:
 
 @clause("interrupted-status", "interrupted")
 def test_signals_at_any_moment(subhost: Subhost) -> None:
-    """A dozen boots, each sent a signal some milliseconds later than the last: either it runs
-    and the status is 0, or the status is the signal's and nothing is left."""
+    """Of a dozen boots, each sent a signal some milliseconds later than the last, each either
+    runs and has status 0, or ends with the signal's status and leaves nothing."""
     subhost.write("CABLES= =")
     before = subhost.target.run(f"find {subhost.folder}/root {subhost.folder}/work").out
     for number in range(15):
@@ -358,7 +366,8 @@ def test_a_process_that_pretends_to_start_services(subhost: Subhost, name: str) 
 
 @clause("stop-once")
 def test_several_stops_at_once_run_each_script_once(subhost: Subhost) -> None:
-    """Five at once all end with status 0 or 3, when the subhost is down."""
+    """Of five overlay-stop at once each ends with status 0 or 3, when the subhost is down, and
+    no stop script runs twice."""
     subhost.boot(scripts(subhost, slow="[ $1 = start ] || sleep 1"))
     pid = subhost.pid1()
     said = subhost.on_host(
@@ -373,7 +382,8 @@ def test_several_stops_at_once_run_each_script_once(subhost: Subhost) -> None:
 @clause("stop-forced-keeper")
 @pytest.mark.usefixtures("interfaces")
 def test_without_a_keeper_ifdown_runs_all_the_same(subhost: Subhost) -> None:
-    """What ifup took up is taken down, with the cable still there."""
+    """What ifup took up is taken down while the cable is still there, though nobody waited for
+    the subhost's end."""
     down = f"{subhost.folder}/down"
     subhost.stanza(f"{subhost.name}0", f"down ip -br link show {subhost.name}0 > {down}")
     subhost.boot("CABLES= =")
@@ -387,7 +397,8 @@ def test_without_a_keeper_ifdown_runs_all_the_same(subhost: Subhost) -> None:
 @clause("end-again")
 @pytest.mark.usefixtures("interfaces")
 def test_a_boot_waits_for_the_clean_up(subhost: Subhost) -> None:
-    """Also for an ifdown that takes its time, after an end that nobody asked for."""
+    """A boot after an end that nobody asked for waits until that is cleaned up, and for an
+    ifdown that takes its time."""
     subhost.stanza(f"{subhost.name}0", "down sleep 11")
     subhost.boot("CABLES= =")
     pid = subhost.pid1()

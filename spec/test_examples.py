@@ -49,7 +49,8 @@ def test_the_smallest_one(example: Subhost) -> None:
 @clause("example-tiny", "example-tiny-dummy")
 @pytest.mark.parametrize("example", ["tiny"], indirect=True)
 def test_tiny(example: Subhost) -> None:
-    """With a root of its own in base it runs dummy_service alone, and overlay-go gets in."""
+    """With a root of its own in base the subhost runs dummy_service alone, and overlay-go gets
+    in."""
     printed(example)
     example.fill("base")
     assert example.on_host(f"overlay-boot {example.conf} < /dev/null").status == 0
@@ -75,7 +76,7 @@ def mta_services(target: Target) -> None:
 @pytest.mark.parametrize("example", ["mta"], indirect=True)
 @pytest.mark.usefixtures("interfaces")
 def test_mta(example: Subhost) -> None:
-    """An overlay of the main host with a cable, whose six services run."""
+    """The example is an overlay of the main host with a cable, whose six services run."""
     mta_services(example.target)
     printed(example)
     trace = example.stanza("mta0")

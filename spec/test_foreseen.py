@@ -29,7 +29,8 @@ def warned(subhost: Subhost, text: str) -> list[str]:
 @clause("error-bridge")
 @pytest.mark.parametrize("flag", ["--check", ""])
 def test_a_missing_bridge_is_told_with_all_mistakes(subhost: Subhost, flag: str) -> None:
-    """Its line is one of those of all mistakes, with file and line, and the status is 2."""
+    """A missing bridge is told together with all other mistakes, with file and line, and the
+    status is 2."""
     subhost.write("RAM_SIZE= much\nCABLES= nobridge= =")
     done = subhost.on_host(f"overlay-boot {flag} {subhost.conf} < /dev/null")
     assert done.status == 2, done
@@ -40,7 +41,8 @@ def test_a_missing_bridge_is_told_with_all_mistakes(subhost: Subhost, flag: str)
 
 @clause("error-bridge")
 def test_a_command_may_create_the_bridge(subhost: Subhost) -> None:
-    """--check runs no command, so it only warns; the boot finds the bridge."""
+    """Since --check runs no command it only warns of a missing bridge, and the boot finds the
+    one that a command makes."""
     bridge = f"{subhost.name}br"
     made = f"[ -e /sys/class/net/{bridge} ] || ip link add {bridge} type bridge"
     text = f"RAM_SIZE= !{made}; echo 3M\nCABLES= {bridge}="
@@ -56,7 +58,8 @@ def test_a_command_may_create_the_bridge(subhost: Subhost) -> None:
 
 @clause("warn-start", "warn-boot")
 def test_services_that_are_not_there_are_told(subhost: Subhost) -> None:
-    """One warning for each, a boot that succeeds, and the others are started."""
+    """Each service that is not there draws one warning; the boot succeeds, and the others are
+    started."""
     subhost.put("root/etc/init.d/here", "#!/bin/sh\necho started > /here\n")
     subhost.put("root/etc/init.d/data", SCRIPT, 0o644)
     lines = warned(subhost, "START= nowhere here /opt/none data")
@@ -80,8 +83,8 @@ def test_services_that_are_not_there_are_told(subhost: Subhost) -> None:
 def test_services_are_looked_for_in_the_root_to_be(
     subhost: Subhost, inside: str, there: bool
 ) -> None:
-    """What counts is what UPPER over LOWER will have: deletions, replaced folders and links of
-    UPPER included."""
+    """What counts as there is what UPPER over LOWER will have: deletions, replaced folders and
+    links of UPPER included."""
     subhost.fill("lower")
     name = subhost.put("lower/etc/init.d/name", SCRIPT)
     subhost.prepare_host(f"cp {name} /tmp/name")  # of the main host
@@ -95,7 +98,7 @@ def test_services_are_looked_for_in_the_root_to_be(
 
 @clause("warn-start-unit")
 def test_a_service_that_has_only_a_unit_is_told_so(subhost: Subhost) -> None:
-    """The warning says that there is a systemd unit only."""
+    """The warning about a service that has only a systemd unit says so."""
     subhost.put("root/usr/lib/systemd/system/unit.service", "[Unit]\n", 0o644)
     lines = warned(subhost, "START= unit none-at-all")
     assert "systemd unit" in lines[0] and "systemd" not in lines[1], lines
@@ -103,8 +106,8 @@ def test_a_service_that_has_only_a_unit_is_told_so(subhost: Subhost) -> None:
 
 @clause("warn-mounts")
 def test_mounts_that_the_subhost_will_not_see_are_told(subhost: Subhost) -> None:
-    """Those of the main host below LOWER, unless they are shared, of the kernel's own kind or where
-    the subhost has a mount of its own."""
+    """Mounts of the main host below LOWER are told, unless they are shared, of the kernel's
+    own kind, or where the subhost has a mount of its own."""
     lower = subhost.fill("lower")
     mounts = ["with\\ space", "shared", "srv/part", "srv/part/of", "run", "dev", "kernel"]
     made = [f"mkdir -p {lower}/{path}; mount -t tmpfs spec {lower}/{path}" for path in mounts[:-1]]
@@ -122,7 +125,7 @@ def test_mounts_that_the_subhost_will_not_see_are_told(subhost: Subhost) -> None
 
 @clause("conf-hash")
 def test_a_hash_in_a_value_is_a_character(subhost: Subhost) -> None:
-    """The file that LOG names has all of it in its name."""
+    """A LOG with a # in its path is written to the file of that whole name."""
     subhost.boot("LOG= said # not a comment")
     assert subhost.host.file(f"{subhost.folder}/said # not a comment").exists
 

@@ -14,7 +14,7 @@ from spec.terminal import drive, fulfilled
 @clause("go-relay")
 @pytest.mark.parametrize("echo", ["echo", "-echo"])
 def test_much_is_typed_while_it_is_echoed(subhost: Subhost, echo: str) -> None:
-    """200 KB of lines go in by a terminal and come out again, with and without echo."""
+    """Lines of 200 KB in all go in by a terminal and come out again, with and without echo."""
     subhost.boot()
     count = 200_000
     command = (
@@ -42,7 +42,7 @@ def test_much_is_typed_while_it_is_echoed(subhost: Subhost, echo: str) -> None:
 
 @clause("go-relay")
 def test_much_is_printed(subhost: Subhost) -> None:
-    """200 KB come out of a command at a terminal, to the last byte."""
+    """All of the 200 KB that a command prints at a terminal come out, to the last byte."""
     subhost.boot()
     command = f"overlay-go {subhost.name} sh -c 'seq 100000 133332; exit 5'"
     result = fulfilled(drive(subhost, command, ["end", 30]))
@@ -54,7 +54,8 @@ def test_much_is_printed(subhost: Subhost) -> None:
 @clause("go-redirect")
 @pytest.mark.parametrize("redirected", ["", "0", "1", "2", "01", "02", "12", "012"])
 def test_what_is_no_terminal_goes_in_as_it_is(subhost: Subhost, redirected: str) -> None:
-    """Each mix of terminals and files of 0, 1 and 2 is what the command finds."""
+    """Whatever mix of terminals and files the caller's 0, 1 and 2 are, the command finds the
+    same."""
     subhost.boot()
     folder = subhost.folder
     subhost.prepare_host(f"echo given > {folder}/in")
@@ -80,7 +81,8 @@ def test_what_is_no_terminal_goes_in_as_it_is(subhost: Subhost, redirected: str)
 
 @clause("go-size")
 def test_the_window_has_the_callers_size(subhost: Subhost) -> None:
-    """At the start, and when it changes, which SIGWINCH tells the command."""
+    """The command's terminal has the size of the caller's at the start and after a change, of
+    which SIGWINCH tells the command."""
     subhost.boot()
     inside = "trap 'stty size' WINCH; stty size; while :; do sleep 0.1; done"
     fulfilled(
@@ -98,7 +100,8 @@ def test_the_window_has_the_callers_size(subhost: Subhost) -> None:
 
 @clause("go-descriptors")
 def test_only_three_descriptors_get_in(subhost: Subhost) -> None:
-    """Whatever else the caller has open, and whatever is closed."""
+    """Only 0, 1 and 2 get in, whatever else the caller has open, and whichever of these it has
+    closed."""
     subhost.boot()
     look = "cd /proc/self/fd; for fd in *; do readlink $fd; done"
     for ends in ("", "<&-", ">&2 2>&1", "2>&-"):
@@ -239,7 +242,7 @@ def test_a_terminal_that_nobody_reads(subhost: Subhost) -> None:
 
 @clause("go-redirect")
 def test_two_terminals_stay_two(subhost: Subhost) -> None:
-    """What goes to another terminal than the first arrives there."""
+    """What the command writes to another terminal than the first arrives there."""
     subhost.boot()
     inside = "echo is-out; echo is-err >&2; [ -t 2 ] && echo both"
     outer = f"tty > {subhost.folder}/tty; until [ -e {subhost.folder}/over ]; do sleep 0.1; done"

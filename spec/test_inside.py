@@ -32,7 +32,7 @@ def test_no_process_of_the_main_host_is_reached(subhost: Subhost) -> None:
 
 @clause("inside-ipc")
 def test_no_system_v_memory_is_shared(subhost: Subhost) -> None:
-    """A segment and a queue of the main host are not there inside."""
+    """A memory segment and a message queue of the main host are not there inside."""
     made = subhost.prepare_host("ipcmk -M 4096; ipcmk -Q")
     ids = [line.rpartition(" ")[2] for line in made.splitlines()]
     try:
@@ -46,7 +46,7 @@ def test_no_system_v_memory_is_shared(subhost: Subhost) -> None:
 
 @clause("inside-sockets")
 def test_no_abstract_socket_is_reached(subhost: Subhost) -> None:
-    """One that listens on the main host refuses nobody there, and is not there inside."""
+    """An abstract socket that answers on the main host is not there inside."""
     name = f"spec-{subhost.name}"
     script = (
         f"import socket; s = socket.socket(socket.AF_UNIX); s.bind('\\0{name}'); s.listen()\n"
@@ -68,7 +68,8 @@ def test_no_abstract_socket_is_reached(subhost: Subhost) -> None:
 @clause("inside-reboot")
 @pytest.mark.parametrize("how", ["reboot", "poweroff"])
 def test_reboot_ends_the_subhost_alone(subhost: Subhost, how: str) -> None:
-    """The system call kills pid 1 of the subhost, which is cleared up; the main host goes on."""
+    """The system call reboot(2) kills pid 1 of the subhost, which is cleared up; the main host
+    goes on."""
     subhost.boot()
     pid = subhost.pid1()
     if subhost.namespace("pid") == subhost.namespace("pid", main_host=True):
@@ -80,7 +81,8 @@ def test_reboot_ends_the_subhost_alone(subhost: Subhost, how: str) -> None:
 
 @clause("inside-mounts")
 def test_mounts_inside_stay_inside(subhost: Subhost) -> None:
-    """Also those that are moved and removed, and those that are made shared first."""
+    """What is mounted, moved and removed inside, even after it was made shared, changes no
+    mount of the main host."""
     subhost.put("shared/.x", "")
     subhost.boot(f"SHARE= {subhost.folder}/shared:/srv")
     before = subhost.target.read("/proc/self/mountinfo")
@@ -94,8 +96,8 @@ def test_mounts_inside_stay_inside(subhost: Subhost) -> None:
 @clause("go-program")
 @pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
 def test_no_program_of_the_main_host_can_be_written(subhost: Subhost, terminal: bool) -> None:
-    """Not through /proc/PID/exe of whatever works inside for overlay-go and overlay-stop, neither
-    while it runs nor, held open, later; nor can its mode be changed."""
+    """No program that works inside for overlay-go and overlay-stop can be written through
+    /proc/PID/exe, neither while it runs nor, held open, later; nor can its mode be changed."""
     own = "/proc/self/fd/$n -ef /bin/busybox"
     subhost.put(
         "root/keep",
@@ -168,8 +170,8 @@ def test_a_link_that_is_swapped_leads_no_share_onto_the_main_host(subhost: Subho
 
 @clause("inside-open")
 def test_what_a_subhost_is_not(subhost: Subhost) -> None:
-    """Its root makes and opens devices of the main host, its disks too, loads programs of BPF, and
-    watches all files of a file system."""
+    """Root in a subhost can make and open devices of the main host, its disks too, load
+    programs of BPF, and watch all files of a file system."""
     subhost.boot(omit=("LOWER",))
     found = probe(subhost, "open")
     assert found["a device"] == "done"
@@ -178,7 +180,7 @@ def test_what_a_subhost_is_not(subhost: Subhost) -> None:
 
 @clause("inside-open")
 def test_the_cgroups_of_the_main_host_can_be_mounted(subhost: Subhost) -> None:
-    """Their whole tree, which can be written to."""
+    """Root in a subhost can mount the whole tree of the main host's cgroups, and write to it."""
     subhost.boot()
     tree = subhost.inside("mkdir /g; mount -t cgroup2 none /g && ls -d /g/cgroup.procs")
     if not tree:
@@ -189,7 +191,7 @@ def test_the_cgroups_of_the_main_host_can_be_mounted(subhost: Subhost) -> None:
 
 @clause("inside-open")
 def test_files_beside_a_share_can_be_opened(subhost: Subhost) -> None:
-    """By a handle, which root inside could guess."""
+    """Root in a subhost can open files beside a share by a handle, which can be guessed."""
     subhost.put("shared/.x", "")
     secret = subhost.put("secret", "not shared\n")
     subhost.boot(f"SHARE= {subhost.folder}/shared:/srv", omit=("LOWER",))
@@ -199,7 +201,8 @@ def test_files_beside_a_share_can_be_opened(subhost: Subhost) -> None:
 
 @clause("inside-open")
 def test_keys_of_root_can_be_found(subhost: Subhost) -> None:
-    """Those of root's own keyring, which is one for all processes of the user."""
+    """Root in a subhost finds the keys of root's user keyring, which is one for all processes
+    of the user."""
     subhost.boot(omit=("LOWER",))
     assert outside(subhost, "keep key", f"spec-{subhost.name}")["key"] == "done"
     assert probe(subhost, "key", f"spec-{subhost.name}")["key"] == "done"
@@ -208,7 +211,8 @@ def test_keys_of_root_can_be_found(subhost: Subhost) -> None:
 
 @clause("inside-open")
 def test_events_of_devices_are_seen(subhost: Subhost) -> None:
-    """What the kernel tells udev on the main host, it tells the subhost's network namespace too."""
+    """What the kernel tells udev on the main host, it tells the subhost's network namespace
+    too."""
     subhost.boot(omit=("LOWER",))
     upper = f"{subhost.folder}/root"
     subhost.target.put(f"{subhost.folder}/probe.py", PROBE.read_text())
@@ -259,7 +263,8 @@ def silence(subhost: Subhost, *paths: str) -> None:
 def test_a_file_system_that_never_answers_does_not_hold_up_the_end(
     subhost: Subhost, path: str
 ) -> None:
-    """Mounted by root inside on a folder that a stop script, or a shell, cannot do without."""
+    """overlay-stop ends a subhost whose root has mounted a file system that never answers on a
+    folder that a stop script, or a shell, cannot do without."""
     subhost.put("root/etc/init.d/slow", "#!/bin/sh\n[ $1 = start ] || cat /etc/passwd\n")
     subhost.boot("START= slow", omit=("LOWER",))
     silence(subhost, path)
@@ -274,7 +279,8 @@ def test_a_file_system_that_never_answers_does_not_hold_up_the_end(
 
 @clause("go-silent", "runtime-share-silent")
 def test_a_file_system_that_never_answers_does_not_hold_up_the_commands(subhost: Subhost) -> None:
-    """overlay-go at a terminal works though nothing below /dev answers, and overlay-share gives up."""
+    """overlay-go at a terminal works though nothing below the subhost's /dev answers, and
+    overlay-share gives up."""
     subhost.put("shared/file", "")
     subhost.boot(omit=("LOWER",))
     silence(subhost, "/dev", "/opt")

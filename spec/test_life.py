@@ -44,7 +44,8 @@ def test_wait_returns_when_the_reaper_runs(subhost: Subhost) -> None:
 
 @clause("boot-wait-failed")
 def test_wait_names_what_could_not_be_started(subhost: Subhost) -> None:
-    """Of the services of this boot: the subhost runs, with those that could be started."""
+    """overlay-boot --wait names those services that could not be started, ends with status 1,
+    and the subhost runs with the others."""
     subhost.put("root/bad", "#!/bin/sh\necho starting; exit 3\n")
     subhost.put(
         "root/good", "#!/bin/sh\n[ $1 = stop ] || sleep 4321 < /dev/null > /dev/null 2>&1 &\n"
@@ -93,7 +94,8 @@ def test_foreground_returns_when_the_subhost_ends(subhost: Subhost) -> None:
 
 @clause("boot-check", "boot-check-no-command")
 def test_check_prints_and_does_nothing(subhost: Subhost) -> None:
-    """The resolved configuration and the steps; no command is run and nothing is made."""
+    """overlay-boot --check prints the resolved configuration and the steps; no command is run
+    and nothing is made."""
     subhost.write(f"CABLES= =\nRAM_SIZE=!touch {subhost.folder}/ran; echo 3M")
     everything = f"ls -AR {subhost.folder} /run/netns /run/overlay-boot; cat /proc/self/mounts"
     before = subhost.target.run(everything).out
@@ -106,7 +108,8 @@ def test_check_prints_and_does_nothing(subhost: Subhost) -> None:
 
 @clause("boot-detached", "pid1-descriptors", "pid1-terminal", "pid1-directory")
 def test_nothing_of_the_caller_reaches_pid_1(subhost: Subhost) -> None:
-    """No descriptor, no terminal, no folder: it runs on when the caller's session has ended."""
+    """No descriptor, terminal or folder of the caller reaches pid 1, which runs on when the
+    caller's session has ended."""
     subhost.write()
     subhost.put("caller", "secret")
     subhost.on_host(
@@ -136,7 +139,7 @@ def test_a_running_subhost_is_refused_and_untouched(subhost: Subhost) -> None:
 
 @clause("boot-race")
 def test_of_several_at_once_one_wins(subhost: Subhost) -> None:
-    """Exactly one of eight boots ends with status 0."""
+    """Of eight boots of the same subhost at once exactly one ends with status 0."""
     subhost.write()
     said = subhost.on_host(
         f"for i in 1 2 3 4 5 6 7 8; do (overlay-boot {subhost.conf} > /dev/null 2>&1 < /dev/null; echo $?) & done; wait"
@@ -147,7 +150,7 @@ def test_of_several_at_once_one_wins(subhost: Subhost) -> None:
 
 @clause("end-cleanup")
 def test_a_subhost_that_ends_is_cleaned_up(subhost: Subhost) -> None:
-    """Without anyone asking: name, cables and record go with its pid 1."""
+    """When pid 1 ends by itself its name, its cables and its record go without anyone asking."""
     subhost.boot("CABLES= = =")
     pid = subhost.pid1()
     subhost.on_host(f"kill -9 {pid}")
@@ -200,7 +203,7 @@ def test_version(subhost: Subhost, command: str) -> None:
 
 @clause("see-also")
 def test_the_commands_come_together(subhost: Subhost) -> None:
-    """overlay-go and overlay-stop are there where overlay-boot is."""
+    """overlay-go and overlay-stop are found where overlay-boot is."""
     assert (
         subhost.on_host("for end in boot go stop; do command -v overlay-$end || exit; done").status
         == 0
@@ -209,7 +212,7 @@ def test_the_commands_come_together(subhost: Subhost) -> None:
 
 @clause("files-records")
 def test_records_are_roots(subhost: Subhost) -> None:
-    """What runs is recorded where only root can read."""
+    """What runs is recorded in a place that only root can read."""
     subhost.boot()
     for path, mode in (("/run/overlay-boot", 0o700), (f"/run/overlay-boot/{subhost.name}", 0o600)):
         file = subhost.host.file(path)
@@ -218,7 +221,8 @@ def test_records_are_roots(subhost: Subhost) -> None:
 
 @clause("stop-term")
 def test_what_pid_1_starts_after_sigterm_ends_by_it_too(subhost: Subhost) -> None:
-    """A stop while INIT's commands run: dummy_service, which is started then, holds nothing up."""
+    """When a subhost is stopped while INIT's commands run, the dummy_service that is started
+    then holds nothing up."""
     init = subhost.put("init", "#!/bin/sh\necho 'mkfifo /open; sleep 99'\nexec overlay-init\n")
     subhost.write(f"INIT= {init}")
     subhost.on_host(f"overlay-boot {subhost.conf} < /dev/null")
@@ -229,7 +233,8 @@ def test_what_pid_1_starts_after_sigterm_ends_by_it_too(subhost: Subhost) -> Non
 
 @clause("boot-running", "files-records-lost")
 def test_one_without_a_record_is_not_booted_again(subhost: Subhost) -> None:
-    """Its record has been removed by hand: a boot says all the same that it runs already."""
+    """A boot says that the subhost runs already, also where its record has been removed by
+    hand."""
     subhost.boot()
     pid = subhost.pid1()
     subhost.on_host(f"rm /run/overlay-boot/{subhost.name}")

@@ -42,7 +42,7 @@ def test_cables_are_veth_pairs_numbered_from_0(subhost: Subhost) -> None:
 
 @clause("cables-spec", "cables-bridge", "cables-mac")
 def test_any_mix_of_bridge_and_address(subhost: Subhost, bridge: str) -> None:
-    """Bridge to the left, MAC address to the right, both, or neither."""
+    """A cable may have a bridge to the left, a MAC address to the right, both, or neither."""
     mac = "02:00:00:00:0a:{:02x}".format
     subhost.boot(f"CABLES= {bridge}= ={mac(1)}   {bridge}={mac(2)} =")
     masters = [f"master {bridge}" in link(subhost, f"{subhost.name}{n}") for n in range(4)]
@@ -89,8 +89,8 @@ def test_a_stable_address_is_the_same_at_every_start(subhost: Subhost) -> None:
 @clause("cables-bridge-mac", "cables-bridge-mtu")
 @pytest.mark.parametrize("kind", ["empty", "with a port", "jumbo", "empty jumbo"])
 def test_a_bridge_keeps_its_address_and_mtu(subhost: Subhost, bridge: str, kind: str) -> None:
-    """Without ports, and with one that has a high address or large frames; with two subhosts' worth
-    of cables, and after each end."""
+    """A bridge keeps its address and MTU, without ports and with one that has a high address
+    or large frames, through two subhosts' worth of cables, and after each end."""
     port = f"{subhost.name}p"
     if "port" in kind or kind == "jumbo":
         mtu = "mtu 9000" if kind == "jumbo" else ""
@@ -121,7 +121,8 @@ def test_a_bridge_keeps_its_address_and_mtu(subhost: Subhost, bridge: str, kind:
 @clause("cables-taken")
 @pytest.mark.parametrize("kind", ["bridge", "veth"])
 def test_an_interface_that_has_a_cables_name(subhost: Subhost, kind: str) -> None:
-    """One line that names it, and it is still the same interface afterwards."""
+    """A boot names the interface that has the cable's name already in one line, and it is
+    still the same interface afterwards."""
     name = f"{subhost.name}1"
     subhost.prepare_host(f"ip link add {name} type {kind}")
     try:
@@ -145,7 +146,7 @@ def test_a_missing_bridge_is_an_error(subhost: Subhost) -> None:
 @clause("cables-ifup")
 @pytest.mark.usefixtures("interfaces")
 def test_ifup_is_tried_without_a_bridge(subhost: Subhost) -> None:
-    """The main host's stanza for the host end is brought up."""
+    """The main host's stanza for the host end of a cable without a bridge is brought up."""
     trace = subhost.stanza(f"{subhost.name}0")
     subhost.boot("CABLES= =")
     assert subhost.wait(f"[ -s {trace} ]")
@@ -164,7 +165,8 @@ def test_ifup_is_not_tried_on_a_cable_with_a_bridge(subhost: Subhost, bridge: st
 @clause("cables-no-entry")
 @pytest.mark.parametrize("installed", [True, False])
 def test_without_a_stanza_the_host_end_is_set_up(subhost: Subhost, installed: bool) -> None:
-    """It is up, and the log says that there was no more to do, also without an ifup."""
+    """A host end without a stanza is up, and the log says that there was no more to do; so it
+    is where there is no ifup."""
     subhost.write("CABLES= =")
     hide = "" if installed else "mount -t overlay -o lowerdir=$at,upperdir=up,workdir=wk hide $at"
     done = subhost.on_host(
@@ -196,7 +198,7 @@ def test_ifup_is_tried_again_at_the_next_start(subhost: Subhost) -> None:
 @clause("stop-waits")
 @pytest.mark.usefixtures("interfaces")
 def test_stop_waits_for_the_host_ends_own_ending(subhost: Subhost) -> None:
-    """When it returns all is gone, however long the stanza's down command takes."""
+    """When overlay-stop returns all is gone, however long the stanza's down command takes."""
     subhost.stanza(f"{subhost.name}0", "down sleep 0.5")
     subhost.boot("CABLES= =")
     name = subhost.name
@@ -221,7 +223,8 @@ def test_a_sourced_file_beside_the_configuration(subhost: Subhost) -> None:
 @clause("vlan", "vlan-name", "vlan-ifup")
 @pytest.mark.usefixtures("vlans", "interfaces")
 def test_a_tag_makes_a_vlan_interface_by_its_stanza(subhost: Subhost) -> None:
-    """NAME0.302, VLAN 302 on NAME0, brought up by ifup with the main host's entry."""
+    """The tag .302 makes NAME0.302, which is VLAN 302 on NAME0 and is brought up by ifup with
+    the main host's entry."""
     trace = subhost.stanza(f"{subhost.name}0.302")
     subhost.boot("CABLES= = =.302")
     assert subhost.wait(f"[ -s {trace} ]")
@@ -232,7 +235,7 @@ def test_a_tag_makes_a_vlan_interface_by_its_stanza(subhost: Subhost) -> None:
 @clause("vlan-subhost")
 @pytest.mark.usefixtures("vlans")
 def test_a_tag_makes_nothing_in_the_subhost(subhost: Subhost) -> None:
-    """The subhost has its eth0 and lo, and no VLAN interface."""
+    """A subhost with a tag has its eth0 and lo, and no VLAN interface."""
     subhost.boot("CABLES= = =.302")
     assert sorted(subhost.interfaces()) == ["eth0", "lo"]
 

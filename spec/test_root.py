@@ -8,7 +8,7 @@ from spec.subhost import TINY, Subhost
 
 @clause("boot-overlay", "root-overlay", "lower", "upper", "ns-mount")
 def test_the_root_is_an_overlay(subhost: Subhost) -> None:
-    """UPPER over LOWER, as an overlay, in a mount namespace of its own."""
+    """The root is UPPER over LOWER, as an overlay, in a mount namespace of its own."""
     subhost.boot()
     assert subhost.inside("grep ' / ' /proc/mounts").split()[2] == "overlay"
     assert subhost.inside("ls /bin") == subhost.target.run(f"ls {TINY}/bin").out
@@ -25,7 +25,7 @@ def test_by_default_the_main_hosts_root_lies_under_it(subhost: Subhost) -> None:
 
 @clause("boot-private", "lower-readonly", "upper-kept", "end-restart")
 def test_changes_stay_in_upper_and_are_there_again(subhost: Subhost) -> None:
-    """LOWER is only read; UPPER keeps what was made, changed and deleted, over a restart."""
+    """LOWER is only read, and UPPER keeps what was made, changed and deleted, over a restart."""
     lower = subhost.fill("lower")
     subhost.put("lower/changed", "old\n")
     subhost.put("lower/deleted", "old\n")
@@ -109,7 +109,7 @@ def test_proc_shows_its_own_processes_only(subhost: Subhost) -> None:
 
 @clause("ns-net", "cables-default")
 def test_the_network_is_its_own(subhost: Subhost) -> None:
-    """A network namespace of its own, with lo and nothing else."""
+    """The subhost has a network namespace of its own, with lo and nothing else."""
     subhost.boot()
     assert subhost.namespace("net") != subhost.namespace("net", main_host=True)
     interfaces = subhost.interfaces()
@@ -167,7 +167,7 @@ def test_later_mounts_do_not_cross(subhost: Subhost) -> None:
 
 @clause("ns-ipc", "ns-uts")
 def test_ipc_and_uts_namespaces(subhost: Subhost) -> None:
-    """ipc and uts namespaces are the subhost's own, and its host name is NAME."""
+    """The ipc and uts namespaces are the subhost's own, and its host name is NAME."""
     subhost.boot()
     for kind in ("ipc", "uts"):
         assert subhost.namespace(kind) != subhost.namespace(kind, main_host=True)
@@ -183,8 +183,9 @@ def test_users_are_the_main_hosts(subhost: Subhost) -> None:
 
 @clause("root-layers")
 def test_a_subhost_can_walk_through_its_whole_root(subhost: Subhost) -> None:
-    """With UPPER and WORK below LOWER, whose folder around them keeps its mode and owner. A boot that
-    fails leaves nothing of it in UPPER."""
+    """A subhost whose UPPER and WORK lie below LOWER can walk through its whole root; the
+    folder around them keeps its mode and owner, and a boot that fails leaves nothing of it in
+    UPPER."""
     lower = subhost.fill("lower")
     subhost.prepare_host(
         f"cd {lower} && mkdir -p s/of/root s/of/work && chown 12:34 s && chmod 751 s"

@@ -10,7 +10,7 @@ from spec.subhost import Subhost
 
 @clause("share", "share-many")
 def test_shares_are_seen_by_both(subhost: Subhost) -> None:
-    """Every SHARE has the same folder on both sides."""
+    """Every SHARE shows the same folder to the main host and to the subhost."""
     folder = subhost.folder
     for name in ("one", "two"):
         subhost.put(f"{name}/from", "host\n")
@@ -34,7 +34,7 @@ def test_a_single_path_is_lowers(subhost: Subhost) -> None:
 
 @clause("share-other-path")
 def test_a_share_on_another_path(subhost: Subhost) -> None:
-    """host:subhost mounts the main host's folder elsewhere in the subhost."""
+    """SHARE= /host/dir:/sub/dir mounts the main host's folder on the other path in the subhost."""
     subhost.put("outside/from", "host\n")
     subhost.put("root/srv/inside/.here", "")
     subhost.boot(f"LOWER= /\nSHARE= {subhost.folder}/outside:/srv/inside")
@@ -89,7 +89,8 @@ def shared_folder(subhost: Subhost) -> str:
 
 @clause("runtime-share-end")
 def test_share_ends_with_the_subhost(subhost: Subhost) -> None:
-    """Its content stays, and there is no mount that would outlast it."""
+    """When the subhost ends the share's content stays, and there is no mount that would
+    outlast it."""
     shared = shared_folder(subhost)
     subhost.boot()
     subhost.on_host(f"overlay-share {shared} {subhost.name}")
@@ -140,7 +141,7 @@ def test_share_refuses_what_is_not_there(subhost: Subhost) -> None:
 
 @clause("runtime-share-file", "runtime-share-again", "runtime-share-remove")
 def test_a_file_is_shared_once_and_no_more(subhost: Subhost) -> None:
-    """Sharing it twice makes one mount; --remove takes it away again, and only once."""
+    """Sharing a file twice makes one mount, and --remove takes it away again, and only once."""
     subhost.boot()
     file = subhost.put("some file", "shared\n", 0o644)
     for _ in range(2):
@@ -158,8 +159,8 @@ def test_a_file_is_shared_once_and_no_more(subhost: Subhost) -> None:
 
 @clause("runtime-share-remove", "runtime-share-again")
 def test_a_shared_file_that_was_replaced(subhost: Subhost) -> None:
-    """As an editor does: it is shared anew by the same command, and can be removed, also when the
-    main host has removed it."""
+    """A shared file that was replaced, as an editor does, is shared anew by the same command,
+    and can be removed, also when the main host has removed it."""
     subhost.boot()
     file = subhost.put("file", "old\n", 0o644)
     assert subhost.on_host(f"overlay-share {file} {subhost.name}").status == 0
@@ -177,7 +178,7 @@ def test_a_shared_file_that_was_replaced(subhost: Subhost) -> None:
 @clause("share-root")
 @pytest.mark.parametrize("path", ["/", "/.", "/..", "//x/..", "/etc:/.", "/etc:/x/.."])
 def test_the_whole_root_is_not_shared(subhost: Subhost, path: str) -> None:
-    """Whatever the spelling, it is refused with status 2."""
+    """A SHARE of the subhost's whole root is refused with status 2, however it is spelled."""
     done = subhost.refused(f"SHARE= {path}")
     assert done.status == 2 and "SHARE" in done.err, done
 
@@ -192,7 +193,8 @@ def test_a_link_to_the_root_is_not_shared_onto(subhost: Subhost) -> None:
 
 @clause("share-dangling")
 def test_a_mount_point_below_a_link_that_leads_nowhere_yet(subhost: Subhost) -> None:
-    """It is made where the link leads, in the subhost's own tree, and shows there and there."""
+    """A mount point below a link that leads nowhere yet is made where the link leads, in the
+    subhost's own tree, and the share shows there."""
     subhost.prepare_host(
         f"cd {subhost.folder} && echo name > given && mkdir root/etc && "
         "ln -s ../run/resolve/stub.conf root/etc/resolv.conf && ln -s /srv/deep root/etc/folder"

@@ -27,7 +27,8 @@ def second(subhost: Subhost, text: str) -> tuple[str, str]:
     ["UPPER= ../root\nWORK= ../work", "UPPER= ../link", "WORK= ../work", "WORK= ../worklink"],
 )
 def test_two_subhosts_do_not_share_upper_or_work(subhost: Subhost, text: str) -> None:
-    """The second is refused in one line that names the first, which runs on."""
+    """A second subhost with the same UPPER or WORK is refused in one line that names the
+    first, which runs on."""
     subhost.prepare_host(f"cd {subhost.folder} && ln -s root link && ln -s work worklink")
     subhost.boot()
     pid = subhost.pid1()
@@ -46,8 +47,8 @@ def test_two_subhosts_do_not_share_upper_or_work(subhost: Subhost, text: str) ->
 @clause("upper-lost")
 @pytest.mark.parametrize("text", ["UPPER= ../root", "WORK= ../work"])
 def test_upper_and_work_of_a_lost_subhost_are_taken(subhost: Subhost, text: str) -> None:
-    """Neither its record nor the name of its namespace is needed to know, nor its name. Once it has
-    ended they are free."""
+    """UPPER and WORK of a running subhost are known to be taken without its record, the name
+    of its namespace and its NAME; once it has ended they are free."""
     subhost.boot()
     pid = subhost.pid1()
     subhost.on_host(f"rm /run/overlay-boot/{subhost.name} /run/netns/{subhost.name}")
@@ -75,7 +76,7 @@ def test_what_a_command_prints_is_not_run(subhost: Subhost) -> None:
 
 @clause("error-regular")
 def test_a_configuration_that_is_a_pipe(subhost: Subhost) -> None:
-    """One line and status 2, at once."""
+    """A configuration that is a pipe is refused at once, in one line with status 2."""
     subhost.prepare_host(f"mkfifo {subhost.conf}")
     done = subhost.on_host(f"overlay-boot {subhost.conf} < /dev/null", timeout=10)
     assert done.status == 2 and done.err.count("\n") == 1, done
@@ -93,14 +94,14 @@ def test_a_configuration_that_is_a_pipe(subhost: Subhost) -> None:
     ids=["RAM_SIZE", "tag", "cables", "NAME"],
 )
 def test_values_of_any_length(subhost: Subhost, text: str) -> None:
-    """Refused in a few hundred characters."""
+    """A value of any length is refused in a few hundred characters."""
     done = subhost.refused(text)
     assert done.status == 2 and len(done.err) < 1000 + 10000 * (text[:8] == "CABLES= "), done
 
 
 @clause("log-full")
 def test_a_log_without_room(subhost: Subhost) -> None:
-    """The message names the log and the reason, and nothing is started."""
+    """Where the log has no room the message names it and the reason, and nothing is started."""
     subhost.prepare_host(
         f"mkdir {subhost.folder}/full && mount -t tmpfs -o size=4k none {subhost.folder}/full"
     )
@@ -133,7 +134,8 @@ def test_hooks_of_ones_own_that_call_ours_leave_nothing_either(subhost: Subhost)
 
 @clause("undo-links")
 def test_undoing_does_not_follow_links_onto_the_main_host(subhost: Subhost) -> None:
-    """A link in UPPER to a folder of the main host, where what the boot would make is there."""
+    """A link in UPPER to a folder of the main host that has what the boot would make is not
+    followed when the boot is undone."""
     victim = f"{subhost.folder}/victim"
     subhost.prepare_host(
         f"mkdir -p {victim}/network {victim}/deep && echo theirs > {victim}/network/interfaces &&"
@@ -157,7 +159,8 @@ def test_undoing_does_not_follow_links_onto_the_main_host(subhost: Subhost) -> N
 @clause("reaper-odd")
 @pytest.mark.parametrize("odd", ["pipe", "device", "socket", "link", "huge"])
 def test_whatever_stands_in_the_place_of_the_reaper(subhost: Subhost, odd: str) -> None:
-    """It is replaced, without a hang and without reading it."""
+    """Whatever stands in the place of /.reaper is replaced, without a hang and without being
+    read."""
     path = f"{subhost.folder}/root/.reaper"
     make = {
         "pipe": f"mkfifo {path}",
@@ -174,7 +177,7 @@ def test_whatever_stands_in_the_place_of_the_reaper(subhost: Subhost, odd: str) 
 
 @clause("reaper-odd")
 def test_a_folder_in_the_place_of_the_reaper(subhost: Subhost) -> None:
-    """One line that names it."""
+    """A folder in the place of /.reaper fails the boot, in one line that names it."""
     subhost.prepare_host(f"mkdir {subhost.folder}/root/.reaper")
     done = subhost.refused("")
     assert done.status == 1 and done.err.count("\n") == 1 and ".reaper" in done.err, done
@@ -193,7 +196,7 @@ def test_a_pid_1_that_cannot_run_its_shell(subhost: Subhost) -> None:
 @clause("boot-output")
 @pytest.mark.parametrize("output", ["> /dev/full", "| true", ">&-", "> /dev/full 2> /dev/full"])
 def test_output_that_cannot_be_written(subhost: Subhost, output: str) -> None:
-    """The subhost runs, and the status says so."""
+    """Where output cannot be written the subhost runs, and the status says so."""
     subhost.write()
     done = subhost.on_host(
         f"{{ overlay-boot {subhost.conf} < /dev/null; echo $? > {subhost.folder}/status; }} {output}"
@@ -206,7 +209,7 @@ def test_output_that_cannot_be_written(subhost: Subhost, output: str) -> None:
 @clause("boot-closed")
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
 def test_closed_descriptors_make_no_difference(subhost: Subhost, closed: str) -> None:
-    """Boot, list, enter and stop, each with some of 0, 1 and 2 closed."""
+    """Boot, list, enter and stop work with any of the descriptors 0, 1 and 2 closed."""
     subhost.write("CABLES= =")
     done = subhost.on_host(f"overlay-boot {subhost.conf} {closed}")
     assert done.status == 0 and subhost.up(), done
@@ -222,7 +225,8 @@ def test_closed_descriptors_make_no_difference(subhost: Subhost, closed: str) ->
 
 @clause("pid1-limits")
 def test_what_the_caller_may_not_reaches_no_service(subhost: Subhost) -> None:
-    """Nice value, limits and ignored signals are those of a machine's start."""
+    """The nice value, limits and ignored signals of a service are those of a machine's start,
+    whatever the caller's are."""
     subhost.write()
     subhost.on_host(
         f"ulimit -S -n 64; ulimit -S -f 100000; trap '' HUP USR1; "
@@ -264,8 +268,8 @@ def test_odd_names_of_mount_points_and_processes(subhost: Subhost) -> None:
 
 @clause("cgroup", "go-cgroup")
 def test_each_has_a_cgroup_of_its_own(subhost: Subhost) -> None:
-    """Below the one that its boot came from; overlay-go's commands are in it, and it goes with the
-    subhost."""
+    """The cgroup of a subhost lies below the one that its boot came from; overlay-go's
+    commands are in it, and it goes with the subhost."""
     if not subhost.can_have_cgroup():
         precondition("the target has no cgroup v2 that can be written")
     subhost.boot()

@@ -23,7 +23,7 @@ def test_a_name_of_twelve_characters_names_the_subhost(subhost: Subhost) -> None
 
 @clause("name-default")
 def test_the_name_is_the_files_by_default(subhost: Subhost) -> None:
-    """Without NAME the file's name without .conf is it."""
+    """Without NAME the subhost's name is the configuration file's without .conf."""
     subhost.boot()
     assert subhost.host.file(f"/run/netns/{subhost.name}").exists
 
@@ -50,7 +50,7 @@ def test_folders_of_ones_own(subhost: Subhost) -> None:
 
 @clause("base-layout", "live-default", "upper-default", "work-default")
 def test_the_typical_layout_needs_no_paths(subhost: Subhost) -> None:
-    """root, work and live beside the file are UPPER, WORK and LIVE by default."""
+    """The folders root, work and live beside the file are UPPER, WORK and LIVE by default."""
     assert start_and_list(subhost, "", "live", "root") == subhost.target.run(f"ls {TINY}/bin").out
     assert subhost.host.file(f"{subhost.folder}/work/work").exists
 
