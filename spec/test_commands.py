@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.plugin import precondition
 from spec.subhost import TINY, Subhost
 
@@ -114,7 +115,7 @@ def test_a_subhost_that_does_not_run(subhost: Subhost, command: str) -> None:
     subhost.write()
     for who in (subhost.name, subhost.conf):
         done = subhost.on_host(f"overlay-{command} {who} < /dev/null")
-        assert done.status == 3 and done.err.count("\n") == 1 and "not running" in done.err, done
+        one_line(done, 3, "not running")
 
 
 @clause("go-clean-environment")
@@ -181,6 +182,18 @@ def test_stop_returns_when_all_is_gone(subhost: Subhost) -> None:
         f"/run/overlay-boot/{name} /proc/{pid} 2>/dev/null"
     )
     assert done.out == "", done
+
+
+@clause("stop-waits")
+def test_stop_leaves_no_mount_in_use(subhost: Subhost) -> None:
+    """When overlay-stop returns, the file system of UPPER and WORK can be unmounted at once."""
+    disk = f"{subhost.folder}/disk"
+    subhost.prepare_host(
+        f"mkdir {disk} && mount -t tmpfs disk {disk} && mkdir {disk}/up {disk}/wk"
+    )
+    subhost.boot(f"UPPER= {disk}/up\nWORK= {disk}/wk")
+    done = subhost.on_host(f"overlay-stop {subhost.name} && umount {disk}")
+    assert done.status == 0, done
 
 
 @clause("stop-term", "stop-kill", "stop-grace", "stop-named")

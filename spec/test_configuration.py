@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.subhost import TINY, Subhost
 
 
@@ -93,8 +94,7 @@ def test_comments_and_blank_lines_are_silent(subhost: Subhost) -> None:
 def test_other_lines_draw_one_warning(subhost: Subhost, line: str, hint: str) -> None:
     """A line that is no assignment is ignored with one warning that names file and line."""
     done = subhost.start(line)
-    assert done.status == 0, done
-    assert done.err.count("\n") == 1 and f"{subhost.conf}:5:" in done.err and hint in done.err
+    one_line(done, 0, f"{subhost.conf}:5:", hint)
 
 
 @clause("conf-empty")
@@ -291,8 +291,7 @@ def test_all_mistakes_are_reported_before_anything_is_touched(subhost: Subhost) 
 def test_a_mistake_is_refused_in_one_line(subhost: Subhost, text: str, said: str) -> None:
     """A mistake is reported in one line that says where and what it is, with status 2."""
     done = subhost.start(text)
-    assert done.status == 2 and done.err.count("\n") == 1, done
-    assert done.err.startswith(f"{subhost.conf}:") and said in done.err
+    one_line(done, 2, f"{subhost.conf}:", said)
 
 
 @clause("error-upper-overlay")
@@ -315,7 +314,7 @@ def test_an_unreadable_file_is_refused(subhost: Subhost, content: bytes | None) 
     if content:
         subhost.target.put(subhost.conf, content)
     done = subhost.start()
-    assert done.status == 2 and done.err.count("\n") == 1 and subhost.conf in done.err, done
+    one_line(done, 2, subhost.conf)
 
 
 @clause("error-writable")
@@ -325,7 +324,7 @@ def test_a_file_that_everyone_may_write_is_refused(subhost: Subhost) -> None:
     subhost.write()
     subhost.on_host(f"chmod 666 {subhost.conf}")
     done = subhost.start()
-    assert done.status == 2 and f"chmod o-w {subhost.conf}" in done.err, done
+    one_line(done, 2, f"chmod o-w {subhost.conf}")
 
 
 @clause("warn-owner")
@@ -334,4 +333,4 @@ def test_a_file_of_another_user_draws_a_warning(subhost: Subhost) -> None:
     subhost.write()
     subhost.on_host(f"chown 4321 {subhost.conf}")
     done = subhost.start()
-    assert done.status == 0 and "4321" in done.err and done.err.count("\n") == 1, done
+    one_line(done, 0, "4321")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.subhost import Subhost
 
 FILES = """
@@ -79,8 +80,7 @@ rm -r anew; mkdir -p anew/both; echo other > anew/kept; echo deeper > anew/both/
 @clause("diff", "diff-added", "diff-changed", "diff-copied", "diff-deleted", "diff-running",
         "diff-status-0")  # fmt: skip
 def test_what_the_subhost_did(subhost: Subhost) -> None:
-    """overlay-diff has a line for each path that the subhost made, changed or removed, and for
-    no other."""
+    """Each path that the subhost made, changed or removed has its line, and no other has one."""
     subhost.boot(prepared(subhost))
     before = diff(subhost, "/srv")
     assert before == "", before
@@ -139,8 +139,7 @@ def test_a_moved_folder(subhost: Subhost) -> None:
 
 @clause("diff-copied")
 def test_what_makes_a_copy_another(subhost: Subhost) -> None:
-    """A file with the same contents counts as changed once its time, owner or an extended
-    attribute is another."""
+    """A file with the same contents is changed if its time, owner or an attribute is another."""
     subhost.write(prepared(subhost))
     script = 'import os; os.setxattr("root/srv/c", "trusted.other", b"y")'
     subhost.prepare_host(
@@ -177,13 +176,12 @@ def test_running_or_stopped_it_is_the_same(subhost: Subhost) -> None:
 @clause("diff-no-command", "diff-status-2")
 @pytest.mark.parametrize("variable", ["UPPER", "LOWER", "BASE"])
 def test_no_command_is_run(subhost: Subhost, variable: str) -> None:
-    """Where a path is what a command prints, one line names the variable; once the subhost
-    runs it can be looked at."""
+    """Where a command prints a path, one line names the variable unless the subhost runs."""
     trace = f"{subhost.folder}/trace"
     value = {"UPPER": "root", "LOWER": subhost.fill("lower"), "BASE": subhost.folder}[variable]
     subhost.write(f"{variable}=!echo x >> {trace}; echo {value}\nNAME=!echo x >> {trace}; echo n")
     done = subhost.on_host(f"overlay-diff {subhost.conf}")
-    assert done.status == 2 and done.err.count("\n") == 1 and variable in done.err, done
+    one_line(done, 2, variable)
     assert not subhost.host.file(trace).exists
     subhost.boot(f"{variable}=!echo x >> {trace}; echo {value}")
     assert "/.reaper" in diff(subhost)
@@ -225,8 +223,7 @@ def test_what_is_mounted_on_the_two(subhost: Subhost) -> None:
 
 @clause("diff-quoted")
 def test_odd_names(subhost: Subhost) -> None:
-    """An odd name takes one line of printable characters, which a shell reads back as what it
-    was."""
+    """An odd name is a line of printable characters, which a shell reads back as it was."""
     names = ["sp ace", "new\nadded       9  etc", "esc\x1b[31m", "it's", "back\\slash", "é", "x (y)",
              "\u202ereversed", "$HOME", "tab\t"]  # fmt: skip
     subhost.write(prepared(subhost))
@@ -247,8 +244,7 @@ def test_odd_names(subhost: Subhost) -> None:
 
 @clause("diff-sums")
 def test_the_sums(subhost: Subhost) -> None:
-    """overlay-diff counts for each folder of the root how many there are of each change, and
-    their bytes."""
+    """A table counts each kind of change, and the bytes, for each folder of the root."""
     subhost.write(prepared(subhost))
     subhost.prepare_host(
         f"cd {subhost.folder}/root && mkdir -p srv/d etc && head -c 3000 /dev/zero > srv/d/f && "
@@ -297,8 +293,7 @@ def test_the_same_as_an_object(subhost: Subhost) -> None:
 
 @clause("diff-drop")
 def test_dropping_a_copy(subhost: Subhost) -> None:
-    """Once a file, a link or a whiteout was dropped, LOWER's shows again at the next boot, and
-    nothing else changes."""
+    """A file, link or whiteout that was dropped lets LOWER's show at the next boot, no more."""
     subhost.boot(prepared(subhost))
     subhost.inside(CHANGES)
     subhost.stop()
@@ -322,8 +317,7 @@ def test_nothing_is_dropped_while_it_runs(subhost: Subhost) -> None:
     )
     for who in (subhost.name, subhost.conf, other):
         done = subhost.on_host(f"overlay-diff --drop /srv/a {who}")
-        assert done.status == 1 and done.err.count("\n") == 1, done
-        assert subhost.name in done.err and "overlay-stop" in done.err, done
+        one_line(done, 1, subhost.name, "overlay-stop")
     assert subhost.inside("cat /srv/a") == "a\nmore\n"
     subhost.stop()
     assert subhost.on_host(f"overlay-diff --drop /srv/a {other}").status == 0
@@ -343,14 +337,13 @@ def test_what_is_not_dropped(subhost: Subhost, path: str) -> None:
     subhost.stop()
     before = diff(subhost)
     done = subhost.on_host(f"overlay-diff --drop {path} {subhost.conf}")
-    assert done.status == 1 and done.err.count("\n") == 1 and path in done.err, done
+    one_line(done, 1, path)
     assert diff(subhost) == before
 
 
 @clause("diff-drop-link")
 def test_no_link_is_followed(subhost: Subhost) -> None:
-    """overlay-diff --drop follows no link, neither to the main host's files nor within UPPER;
-    a link itself can be dropped."""
+    """No link is followed, neither onto the main host nor in UPPER; it can itself be dropped."""
     subhost.write(prepared(subhost))
     victim = subhost.put("victim/a", "host\n", 0o644).removesuffix("/a")
     subhost.prepare_host(
@@ -360,7 +353,7 @@ def test_no_link_is_followed(subhost: Subhost) -> None:
     )
     for path in ("/srv/a", "/up/a", "/tmp/a", "/../victim/a", "/real/../../victim/a"):
         done = subhost.on_host(f"overlay-diff --drop {path} {subhost.conf}")
-        assert done.status in (1, 2) and done.err.count("\n") == 1, done
+        one_line(done, (1, 2))
     assert subhost.target.read(f"{subhost.folder}/root/real/a") == "mine\n"
     assert subhost.on_host(f"overlay-diff --drop /a {subhost.conf}").status == 0
     assert not subhost.host.file(f"{subhost.folder}/root/a").is_symlink
@@ -369,8 +362,7 @@ def test_no_link_is_followed(subhost: Subhost) -> None:
 
 @clause("diff-status-2", "diff-status-3")
 def test_mistakes(subhost: Subhost) -> None:
-    """A mistake in the arguments or in the configuration has one line and status 2, a subhost
-    that is not there one line and status 3."""
+    """One line tells a mistake, with status 2, and a subhost that is not there, with status 3."""
     subhost.write()
     for words, status in {
         "": 2,
@@ -385,18 +377,18 @@ def test_mistakes(subhost: Subhost) -> None:
         f"{subhost.folder}/none.conf": 3,
     }.items():
         done = subhost.on_host(f"overlay-diff {words}")
-        assert done.status == status and done.err.count("\n") == 1 and not done.out, done
+        one_line(done, status)
+        assert not done.out, done
     subhost.write(subhost.of_kind("bind"))
     for words in ("", "--drop /bin/sh"):
         done = subhost.on_host(f"overlay-diff {words} {subhost.conf}")
-        assert done.status == 2 and done.err.count("\n") == 1 and "UPPER" in done.err, done
+        one_line(done, 2, "UPPER")
 
 
 @clause("diff-layers")
 @pytest.mark.parametrize("runs", [True, False])
 def test_its_own_layers_in_lower_are_left_out(subhost: Subhost, runs: bool) -> None:
-    """Where LOWER has UPPER and WORK in it, overlay-diff leaves both out, and tells what the
-    subhost writes beside them."""
+    """UPPER and WORK in LOWER are left out, and what the subhost writes beside them is told."""
     lower = subhost.fill("lower")
     subhost.prepare_host(f"cd {lower} && mkdir -p s/of/root s/of/work")
     subhost.boot(f"LOWER= {lower}\nUPPER= {lower}/s/of/root\nWORK= {lower}/s/of/work")

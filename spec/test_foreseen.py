@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.subhost import Subhost
 from spec.targets import Result
 
@@ -134,5 +135,4 @@ def test_a_hash_in_a_value_is_a_character(subhost: Subhost) -> None:
 def test_a_comment_is_no_service(subhost: Subhost) -> None:
     """A word of START that begins with # is refused in one line with status 2."""
     done = subhost.start("START= one # the first")
-    assert done.status == 2 and done.err.count("\n") == 1, done
-    assert done.err.startswith(f"{subhost.conf}:4: ") and "#" in done.err
+    one_line(done, 2, f"{subhost.conf}:4: ", "#")

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.plugin import precondition
 from spec.subhost import KINDS, TINY, Subhost
 
@@ -122,7 +123,7 @@ def test_a_hook_that_fails_fails_the_boot(subhost: Subhost, hook: str) -> None:
     before = subhost.target.run(f"ls -AR {subhost.folder}/root {subhost.folder}/work").out
     failing = subhost.put("fails", "#!/bin/sh\nexit 5\n")
     done = subhost.start(f"{hook}= {failing}\nCABLES= =\nSHARE= /etc:/new/etc")
-    assert done.status == 1 and done.err.count("\n") == 1 and failing in done.err, done
+    one_line(done, 1, failing)
     assert subhost.gone(0)
     after = subhost.target.run(f"ls -AR {subhost.folder}/root {subhost.folder}/work").out
     assert after == before

@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.plugin import precondition
 from spec.probing import PROBE, outside, probe
 from spec.subhost import Subhost
@@ -289,4 +290,4 @@ def test_a_file_system_that_never_answers_does_not_hold_up_the_commands(subhost:
     )
     assert result["status"] == 0
     done = subhost.on_host(f"overlay-share {subhost.folder}/shared {subhost.name}", timeout=40)
-    assert done.status == 1 and "did not answer" in done.err, done
+    one_line(done, 1, "did not answer")

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.plugin import precondition
 from spec.probing import PROBE, outside, probe
 from spec.subhost import Subhost
@@ -129,7 +130,7 @@ def test_a_bad_capability_is_refused(subhost: Subhost, value: str) -> None:
     """A CAPABILITY that is none of the six names, or stands beside all, is a mistake, which
     names the line."""
     done = subhost.refused(f"CAPABILITY= {value}")
-    assert done.status == 2 and f"{subhost.conf}:5: CAPABILITY: " in done.err, done
+    one_line(done, 2, f"{subhost.conf}:5: CAPABILITY: ")
 
 
 @clause("kernel-inherited")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.plugin import precondition
 from spec.subhost import Subhost
 
@@ -128,7 +129,7 @@ def test_an_interface_that_has_a_cables_name(subhost: Subhost, kind: str) -> Non
     try:
         before = link(subhost, name).split(":")[0]
         done = subhost.start("CABLES= = =")
-        assert done.status == 1 and done.err.count("\n") == 1 and name in done.err, done
+        one_line(done, 1, name)
         assert link(subhost, name).split(":")[0] == before
         assert subhost.settled() and not link(subhost, f"{subhost.name}0")
     finally:
@@ -139,7 +140,7 @@ def test_an_interface_that_has_a_cables_name(subhost: Subhost, kind: str) -> Non
 def test_a_missing_bridge_is_an_error(subhost: Subhost) -> None:
     """A bridge that does not exist fails the boot in one line that names it."""
     done = subhost.start("CABLES= nobridge=")
-    assert done.status in (1, 2) and done.err.count("\n") == 1 and "nobridge" in done.err, done
+    one_line(done, (1, 2), "nobridge")
     assert not link(subhost, f"{subhost.name}0")
 
 

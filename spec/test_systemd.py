@@ -188,8 +188,7 @@ def test_packages_restart_their_services(systemd: Subhost) -> None:
 @clause("systemd-poweroff", "systemd-left")
 @pytest.mark.parametrize("verb", ["poweroff", "reboot"])
 def test_it_can_end_itself(systemd: Subhost, verb: str) -> None:
-    """A subhost that powers itself off leaves nothing, as after overlay-stop, and can be
-    started again."""
+    """A subhost that powers itself off, or reboots, leaves nothing, as after overlay-stop."""
     unit(systemd, "one.service")
     boot(systemd, "START= one")
     pid = systemd.pid1()
