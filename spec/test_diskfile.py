@@ -73,12 +73,14 @@ def test_upper_and_work_in_a_partition(disk: Subhost) -> None:
 
 @clause("diskfile-mounted", "diskfile-stays")
 def test_a_mounted_image_is_used_as_it_is(disk: Subhost) -> None:
-    """The mount stays when the subhost ends, and serves the next start."""
+    """The mount stays when the subhost ends, serves the next start, and goes by umount(8)."""
     for _ in range(2):
         disk.boot("LOWER=!overlay-diskfile mnt/ disk.img")
         disk.stop()
         mounts = disk.target.read("/proc/self/mounts")
         assert mounts.count(f" {disk.folder}/mnt ") == 1
+    disk.prepare_host(f"umount {disk.folder}/mnt")
+    assert f" {disk.folder}/mnt " not in disk.target.read("/proc/self/mounts")
 
 
 @clause("diskfile-inactive")

@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from spec.clauses import clause
+from spec.errors import FAILED, one_line
 from spec.subhost import Subhost
 from spec.terminal import drive, fulfilled
 
@@ -145,6 +146,24 @@ def test_one_that_is_being_started_is_waited_for(subhost: Subhost) -> None:
         assert "0" not in early.split(), done
         assert late == "subhost\n0\n" * 4, done
         assert subhost.on_host(f"overlay-stop {subhost.name}").status == 0
+
+
+@clause("go-starting")
+def test_one_that_takes_long_to_start_is_given_up(subhost: Subhost) -> None:
+    """overlay-go waits ten seconds at most for a boot that takes longer, and says so in one line."""
+    held, released = f"{subhost.folder}/held", f"{subhost.folder}/released"
+    wait = f"until [ -e {released} ]; do sleep 0.05; done"
+    hook = subhost.put("hook", f"#!/bin/sh\ntouch {held}; {wait}\n")
+    subhost.write(f"PREMOUNT= {hook}")
+    done = subhost.on_host(
+        f"overlay-boot {subhost.conf} < /dev/null > /dev/null 2>&1 & "
+        f"until [ -e {held} ]; do sleep 0.05; done; date +%s%N; "
+        f"overlay-go {subhost.name} true; status=$?; date +%s%N; touch {released}; exit $status",
+        timeout=60,
+    )
+    begin, end = map(int, done.out.split())
+    one_line(done, FAILED, subhost.name)
+    assert subhost.in_time((end - begin) / 1e9, 13), done
 
 
 @clause("go-hidden")

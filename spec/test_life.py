@@ -7,6 +7,7 @@ import re
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.subhost import Subhost
 from spec.waiting import PID1
 
@@ -84,6 +85,19 @@ def test_foreground_stays_until_a_signal_stops_it(subhost: Subhost, signal: str)
     assert subhost.target.read(f"{subhost.folder}/root/told") == "start\nstop\n"
 
 
+@clause("end-restart")
+def test_a_subhost_that_has_ended_starts_again(subhost: Subhost) -> None:
+    """A subhost whose last process has ended by itself, and one that was stopped, start again."""
+    for _ in range(2):
+        subhost.boot("CABLES= =")
+        pid = subhost.pid1()
+        subhost.inside("echo > /run/dummy_service")
+        assert subhost.ended(pid)
+    subhost.boot()
+    subhost.stop()
+    subhost.boot()
+
+
 @clause("boot-foreground")
 def test_foreground_returns_when_the_subhost_ends(subhost: Subhost) -> None:
     """overlay-boot --foreground ends when the subhost does."""
@@ -132,7 +146,7 @@ def test_a_running_subhost_is_refused_and_untouched(subhost: Subhost) -> None:
     subhost.boot("CABLES= =")
     pid = subhost.pid1()
     done = subhost.start()
-    assert done.status == 1 and done.err.count("\n") == 1 and subhost.name in done.err, done
+    one_line(done, 1, subhost.name)
     assert subhost.pid1() == pid
     assert sorted(subhost.interfaces()) == ["eth0", "lo"]
 

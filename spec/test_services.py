@@ -103,6 +103,18 @@ def test_no_dummy_service_beside_a_service(subhost: Subhost) -> None:
     assert not subhost.inside("ls /run/dummy_service 2> /dev/null")
 
 
+@clause("reaper-end")
+def test_the_reaper_waits_for_the_last_process(subhost: Subhost) -> None:
+    """/.reaper stays when one of two processes ends, and ends once the other one does."""
+    subhost.put("root/two", "#!/bin/sh\nfor i in 1 2; do sleep 999 & echo $! > /pid$i; done\n")
+    subhost.boot("START= /two")
+    pid = subhost.pid1()
+    subhost.inside("kill $(cat /pid1)")
+    assert not subhost.wait(f"[ ! -e /proc/{pid} ]", 2)
+    subhost.inside("kill $(cat /pid2)")
+    assert subhost.ended(pid)
+
+
 @clause("dummy-pipe", "dummy-end", "reaper-end")
 def test_writing_to_the_pipe_ends_it(subhost: Subhost) -> None:
     """dummy_service ends when anything is written to its pipe, and with it the subhost."""
