@@ -2,7 +2,7 @@
 """A set-up script for autopkgtest-virt-ssh(1): its testbed is a disposable machine, and each revert
 is a fresh one. Its arguments are the suite and the flavour (mta, unless another one is named):
 
-    autopkgtest PACKAGE... -- ssh --setup-script /path/of/vm/autopkgtest -- sid
+    autopkgtest PACKAGE... -- ssh --setup-script /path/of/vm/autopkgtest.py -- sid
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from vm import folders
 from vm.cli import pick, say
 from vm.errors import RequestError, VmError
 from vm.options import Wanted
@@ -54,12 +55,13 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     try:
         if options.request == "debug-failure":
-            print(QemuMachine.attach(pick(options.name or "").folder).console())
+            console = folders.run() / str(options.name) / "console.log"
+            print(console.read_text(errors="replace")[-3000:], file=sys.stderr)
             return 0
         end(options.name)
         if options.request != "cleanup":
             start(options.suite, options.flavour)
-    except VmError as error:
+    except (VmError, OSError) as error:
         print(f"vm: {error}", file=sys.stderr)
         return 1
     return 0
