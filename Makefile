@@ -26,11 +26,14 @@ help: ## this list
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/ready ## Debian's packages, and .venv with the commands
-
 .venv/ready: Makefile tools/setup pyproject.toml setup.py $(wildcard overlay_boot/*.[ch] overlay_boot/*.py bin/*)
 	@$(call install,build)
 	SUDO="$(SUDO)" tools/setup venv $(PYTHON)
 	touch $@
+test-setup: setup
+	@$(call install,test)
+vm-setup: setup
+	@$(call install,vm $(filter vagrant,$(PROVIDER)))
 
 demo: setup ## boot two real subhosts, enter them, stop them
 	@$(call install,demo)
@@ -40,12 +43,7 @@ lint: setup ## ruff, mypy and gcc's analyzer
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	for name in reaper helper; do
-	    gcc -std=c11 -O2 -Wall -Wextra -Werror -fanalyzer -c "overlay_boot/$$name.c" -o /dev/null
-	done
-
-test-setup: setup
-	@$(call install,test)
+	for file in overlay_boot/*.c; do gcc -std=c11 -O2 -Wall -Wextra -Werror -fanalyzer -c $$file -o /dev/null; done
 
 test: lint test-setup ## lint, unit tests, boots, and the spec on this machine
 	@$(SUDO) $(BIN)/python -m pytest -p no:cacheprovider tests
@@ -55,22 +53,20 @@ test: lint test-setup ## lint, unit tests, boots, and the spec on this machine
 spec: test-setup ## the spec on this machine; ARGS="-k vlan" for a part
 	@$(SUDO) $(RUN) --implementation $(BIN) --allow-preconditions $(ARGS)
 
-# ARGS="-k share" for some of them.
+# ARGS: "-k share" for some of the faults; "--points 0" for all system calls, "--case ..." for one as it
+# is printed; "--only lives --steps 200" or "--part 0.1" for less of the lives; "--only record --runs
+# 1000000" for one parser; "--rounds 3 --many 20" for a quicker bench.
 mutants: test-setup vm-setup ## does the spec notice deliberate faults?
 	@$(SUDO) $(BIN)/python -m tests.mutants $(ARGS)
-
-# ARGS="--points 0" for all that there are, ARGS="--case ..." for one as it is printed.
 torture: test-setup ## each system call of a boot and an end, killed or failed
 	@$(SUDO) $(BIN)/python -m tests.torture $(or $(ARGS),--page docs/reliability.md)
-
-# ARGS="--only lives --steps 200" or ARGS="--part 0.1" for less of it.
 lives: test-setup ## random lives of subhosts, and races, half an hour
 	@$(SUDO) $(BIN)/python -m tests.lives $(or $(ARGS),--page docs/reliability.md)
-
-# ARGS="--only record --runs 1000000" for one parser.
 fuzz: test-setup ## files that anybody may have made up, a million of them
 	@$(BIN)/pip install --quiet atheris
 	$(BIN)/python -m tests.fuzz $(or $(ARGS),--page docs/reliability.md)
+bench: setup ## beside Debian's version and other containers
+	@$(SUDO) $(BIN)/python -m bench $(ARGS)
 
 conformance: setup ## docs/conformance.md of the results in build/spec
 	@$(BIN)/python -m spec conformance $(filter-out %-part.json,$(sort $(wildcard build/spec/*.json))) > docs/conformance.new
@@ -81,61 +77,28 @@ man: $(wildcard spec/*.8.adoc) ## the man pages as roff and HTML, in build/man
 	asciidoctor -w -b manpage -D build/man $^
 	asciidoctor -w -b html5 -a webfonts! -D build/man/html $^
 
-# ARGS="--rounds 3 --many 20" is quicker.
-bench: setup ## beside Debian's version and other containers
-	@$(SUDO) $(BIN)/python -m bench $(ARGS)
-
 stage: setup ## build/stage, for: python -m vm up --install build/stage
 	@tools/lay build/stage
 
 deb: ## the Debian package, in dist/, of the files that git knows
 	@$(call install,deb)
-	rm -rf build/deb
-	mkdir -p build/deb/source dist
-	git ls-files -z | xargs -0 cp -a --parents -t build/deb/source
-	cd build/deb/source
-	dpkg-buildpackage -b -us -uc > ../log 2>&1 || { tail -30 ../log; exit 1; }
-	cd ../../..
-	mv build/deb/*.deb dist/
-	ls dist/*.deb
-
-# In a chroot of sid; then at work in disposable machines.
+	tools/deb
 deb-check: vm-setup ## lintian, blhc, piuparts, machine start, takeover
 	@mkdir -p build
 	$(SUDO) $(BIN)/python -m tests.debian
 	$(BIN)/python -m pytest tests/vm/test_machine_start.py tests/vm/test_takeover.py -m vm $(ARGS)
 
-vm-setup: setup
-	@$(call install,vm $(filter vagrant,$(PROVIDER)))
-
-# What is installed in machines: this tree or DEB, a file or the name of a package of SUITE.
-define what
-what='$(DEB)'
-if [ -z "$$what" ]; then
-  what=$$(mktemp -d build/stage.XXXXXX)
-  trap 'rm -rf "$$what"' EXIT
-  tools/lay "$$what"
-elif [ ! -e "$$what" ]; then
-  what=$$($(BIN)/python -m vm fetch "$$what" $(SUITE))
-fi
-endef
-
-# PROVIDER=vagrant has one machine for all tests, since its snapshots are slow.
+# On this tree, or DEB: a file, or the name of a package of SUITE. PROVIDER=vagrant has one machine for
+# all tests, since its snapshots are slow.
 TARGET = vm://$(SUITE)?provider=$(PROVIDER)&flavour=mta$(if $(filter vagrant,$(PROVIDER)),&fresh=no)
 vm-test: vm-setup ## the spec in machines of SUITE, on this tree or DEB
-	@$(what)
-	$(RUN) --target '$(TARGET)' --implementation "$$what" $(if $(PAGE),--page $(PAGE)) $(ARGS)
-
+	@exec tools/with-build '$(DEB)' $(SUITE) $(RUN) --target '$(TARGET)' --implementation {} $(if $(PAGE),--page $(PAGE)) $(ARGS)
 vm-services: vm-setup ## real services in subhosts, in a machine of SUITE
-	@$(what)
-	DEB="$$what" SUITE=$(SUITE) $(BIN)/python -m pytest tests/vm/test_services.py -m vm $(ARGS)
-
+	@exec tools/with-build '$(DEB)' $(SUITE) env DEB={} SUITE=$(SUITE) $(BIN)/python -m pytest tests/vm/test_services.py -m vm $(ARGS)
 vm-selftest: vm-setup ## the harness' own tests on real machines, some minutes
 	@$(BIN)/python -m pytest tests/vm -m vm --ignore tests/vm/test_services.py $(ARGS)
-
 box: vm-setup ## an image as a box for Vagrant, in dist/
 	@$(BIN)/python -m vm box $(SUITE)
-
 bench-vm: vm-setup ## the figures of docs/vm.md
 	@$(BIN)/python -m bench.vm $(ARGS)
 

@@ -92,7 +92,8 @@ def _run(options: argparse.Namespace) -> int:
     words += ["-n", str(number)] if number > 1 else []
     sys.stdout.flush()
     path = f"{FOLDER.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
-    os.execve(sys.executable, words + options.rest, {**os.environ, "PYTHONPATH": path})
+    environment = {"PYTHONPATH": path, "PYTHONUTF8": "1"}  # whatever the locale has no signs for
+    os.execve(sys.executable, words + options.rest, os.environ | environment)
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from spec import expectations, reference
 from spec.clauses import FOLDER, NEEDS_TEST, PageError, clauses
 
 WORDS = 5  # of a sentence, at least
+# It begins with a capital, or with the name of a command, a file or the like, and has its full stop.
+SENTENCE = re.compile(r"(?:[A-Z]|\S*[-_/(`])(?s:.*)\.\s*")
 
 
 @dataclass(eq=False)  # pytest wants its plugins hashable
@@ -80,7 +83,7 @@ def problems(found: Catalogue) -> list[str]:
     lines += [
         f"{test}: its docstring stands in reports for a promise, make it a sentence: {says!r}"
         for test, says in found.promises.items()
-        if len(says.split()) < WORDS or not says.rstrip().endswith((".", ":"))
+        if len(says.split()) < WORDS or not SENTENCE.fullmatch(says)
     ]
     lines += [f"no man page has the clause {name}" for name in sorted(tested - clauses().keys())]
     for file in sorted((FOLDER / "expectations").glob("*.toml")):

@@ -187,7 +187,7 @@ def interfaces(subhost: Subhost) -> Iterator[None]:
     """The target's interfaces(5), put back as it was; only where there is ifupdown."""
     if subhost.target.run("command -v ifup && [ -e /etc/network/interfaces ]").status:
         precondition("the target has no ifupdown, or no /etc/network/interfaces")
-    subhost.prepare("cp -a /etc/network/interfaces /etc/network/interfaces.spec")
+    subhost.prepare_host("cp -a /etc/network/interfaces /etc/network/interfaces.spec")
     yield
     if not subhost.target.disposable:  # what ifup took up is taken down by the same stanzas
         subhost.target.run(f"overlay-stop {subhost.conf}", timeout=60)

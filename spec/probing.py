@@ -18,7 +18,7 @@ def probe(subhost: Subhost, *words: str) -> dict[str, Any]:
     if subhost.inside("command -v python3 > /dev/null || echo none"):
         precondition("python3 is not installed")
     subhost.target.put(f"{subhost.folder}/probe.py", PROBE.read_text())
-    done = subhost.run(
+    done = subhost.on_host(
         f"overlay-go {subhost.name} python3 - {shlex.join(words)} < {subhost.folder}/probe.py"
     )
     assert done.out.startswith("{"), done
@@ -29,7 +29,7 @@ def probe(subhost: Subhost, *words: str) -> dict[str, Any]:
 def outside(subhost: Subhost, *words: str) -> dict[str, Any]:
     """What comes of it on the main host."""
     subhost.target.put(f"{subhost.folder}/probe.py", PROBE.read_text())
-    done = subhost.run(f"python3 {subhost.folder}/probe.py {shlex.join(words)}")
+    done = subhost.on_host(f"python3 {subhost.folder}/probe.py {shlex.join(words)}")
     assert done.out.startswith("{"), done
     found: dict[str, Any] = json.loads(done.out)
     return found

@@ -48,9 +48,9 @@ class Subhost:
         self.pids: set[int] = set()  # each pid 1 that was seen
         self.started = waiting.clock(target)
         note(f"# sh << 'EOF'{MAKE_TINY}EOF")
-        self.prepare(f"mkdir {self.folder} && cd {self.folder} && mkdir root work live")
+        self.prepare_host(f"mkdir {self.folder} && cd {self.folder} && mkdir root work live")
 
-    def run(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
+    def on_host(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
         """Run a command on the main host, noted for whoever wants to reproduce the test.
 
         Status 124 where it has come to rest without an end; NoAnswer where it only takes long.
@@ -59,16 +59,16 @@ class Subhost:
         return self.watched(command, timeout=timeout, input=input)
 
     def watched(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
-        """`run`, not noted."""
+        """`on_host`, without a note of it."""
         return self.target.run(command, timeout=timeout, input=input, idle=self.rest)
 
     def rest(self) -> None:
         """Wait until nothing is at work any longer that was started since the test began."""
         self.wait("false", 4)
 
-    def prepare(self, command: str, *, timeout: float = 30, input: str = "") -> str:
-        """`run` what the test itself needs; its output. TargetError if it fails."""
-        done = self.run(command, timeout=timeout, input=input)
+    def prepare_host(self, command: str, *, timeout: float = 30, input: str = "") -> str:
+        """Run on the main host what the test itself needs; its output. TargetError if it fails."""
+        done = self.on_host(command, timeout=timeout, input=input)
         if done.status:
             raise TargetError(str(done))
         return done.out
@@ -104,7 +104,7 @@ class Subhost:
         """Copy the tiny root into a folder beside the configuration, made if missing; its path."""
         path = f"{self.folder}/{folder}"
         where = shlex.quote(path)
-        self.prepare(f"mkdir -p {where} && cp -a {TINY}/. {where}/", timeout=60)
+        self.prepare_host(f"mkdir -p {where} && cp -a {TINY}/. {where}/", timeout=60)
         return path
 
     def of_kind(self, kind: str) -> str:
@@ -117,7 +117,7 @@ class Subhost:
         """Run overlay-boot, whatever comes of it."""
         if text is not None:
             self.write(text, omit=omit)
-        return self.run(f"overlay-boot {self.conf} < /dev/null", timeout=60)
+        return self.on_host(f"overlay-boot {self.conf} < /dev/null", timeout=60)
 
     def boot(self, text: str = "", *, omit: tuple[str, ...] = ()) -> Result:
         """Boot it and wait until its init commands have come to /.reaper."""
@@ -212,7 +212,7 @@ class Subhost:
         """Give an interface of the main host an entry in interfaces(5) that leaves a trace when it
         is brought up; the trace's path. For tests that use the fixture `interfaces`."""
         trace = f"{self.folder}/{interface}.up"
-        self.prepare(
+        self.prepare_host(
             "cat >> /etc/network/interfaces",
             input=f"\n# spec {self.name}\niface {interface} inet manual\n"
             f"    up echo up > {trace}; ip link set {interface} up\n    {more}\n",
@@ -233,7 +233,7 @@ class Subhost:
             made = "ip netns add fresh && ip -n fresh -br link; ip netns delete fresh"
             lines = self.target.succeed(made).splitlines()
             self.target.standing = {line.split()[0].partition("@")[0] for line in lines} - {"lo"}
-        said = self.run(f"ip -n {self.quoted} -br link").out.splitlines()
+        said = self.on_host(f"ip -n {self.quoted} -br link").out.splitlines()
         rows = [line.split() for line in said]
         found = {row[0].partition("@")[0]: (row[2], row[3]) for row in rows}
         return {name: row for name, row in found.items() if name not in self.target.standing}
@@ -242,7 +242,7 @@ class Subhost:
         """Run overlay-stop on the configuration file, and wait until its pid 1 is gone."""
         __tracebackhide__ = True
         pid = self.pid1()
-        done = self.run(f"overlay-stop {shlex.join([*options, self.conf])}", timeout=timeout)
+        done = self.on_host(f"overlay-stop {shlex.join([*options, self.conf])}", timeout=timeout)
         assert self.ended(pid), f"pid 1 still runs: {done}"
         return done
 
@@ -266,7 +266,7 @@ class Subhost:
     def crash(self) -> None:
         """Kill its pid 1 and the process on the main host that waits for it, at once."""
         pid = self.pid1()
-        self.run(
+        self.on_host(
             f"parent=$(sed 's/.*) . \\([0-9]*\\) .*/\\1/' /proc/{pid}/stat)\n"
             f"kill -STOP $parent; kill -9 $parent {pid}"
         )

@@ -62,9 +62,6 @@ class Target(ABC):
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
     @abstractmethod
-    def argv(self, command: str) -> list[str]:
-        """The command of this machine that runs a shell command on the target."""
-
     def run(
         self, command: str, *, timeout: float = 30, input: str = "", idle: Idle | None = None
     ) -> Result:
@@ -74,34 +71,10 @@ class Target(ABC):
         raises NoAnswer while something is still at work, a command that has come to rest without an
         end gives a result of status 124.
         """
-        whole = f"export PATH={shlex.quote(self.path)}\n{command}"
-        limit = timeout * self.patience
-        with subprocess.Popen(
-            self.argv(whole),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        ) as process:
-            try:
-                out, err = process.communicate(input.encode(), limit)
-                status = process.returncode
-            except subprocess.TimeoutExpired:
-                try:
-                    if not idle:
-                        raise NoAnswer(f"no answer in {limit:.0f} s: {command}") from None
-                    idle()
-                    status = -1 if process.poll() is None else process.returncode
-                finally:
-                    if process.poll() is None:
-                        os.killpg(process.pid, signal.SIGKILL)
-                try:
-                    out, err = process.communicate(timeout=5)
-                except subprocess.TimeoutExpired as held:  # by what left the process group
-                    out, err = held.output or b"", held.stderr or b""
-                if status < 0:
-                    status, err = CUT, err + AT_REST
-        return Result(command, status, out.decode(errors="replace"), err.decode(errors="replace"))
+
+    def whole(self, command: str) -> str:
+        """A shell command with the environment that it is to have, whatever the caller's is."""
+        return f"export LC_ALL=C.UTF-8 PATH={shlex.quote(self.path)}\n{command}"
 
     def succeed(self, command: str, *, timeout: float = 30, input: str = "") -> str:
         """The output of a command that the harness itself needs; TargetError if it fails."""
@@ -158,7 +131,47 @@ class Target(ABC):
         """Take the target down."""
 
 
-class Host(Target):
+class Process(Target):
+    """A target that a process of this machine reaches."""
+
+    @abstractmethod
+    def argv(self, command: str) -> list[str]:
+        """The command of this machine that runs a shell command on the target."""
+
+    def run(
+        self, command: str, *, timeout: float = 30, input: str = "", idle: Idle | None = None
+    ) -> Result:
+        """See Target.run."""
+        limit = timeout * self.patience
+        with subprocess.Popen(
+            self.argv(self.whole(command)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        ) as process:
+            try:
+                out, err = process.communicate(input.encode(), limit)
+                status = process.returncode
+            except subprocess.TimeoutExpired:
+                try:
+                    if not idle:
+                        raise NoAnswer(f"no answer in {limit:.0f} s: {command}") from None
+                    idle()
+                    status = -1 if process.poll() is None else process.returncode
+                finally:
+                    if process.poll() is None:
+                        os.killpg(process.pid, signal.SIGKILL)
+                try:
+                    out, err = process.communicate(timeout=5)
+                except subprocess.TimeoutExpired as held:  # by what left the process group
+                    out, err = held.output or b"", held.stderr or b""
+                if status < 0:
+                    status, err = CUT, err + AT_REST
+        return Result(command, status, out.decode(errors="replace"), err.decode(errors="replace"))
+
+
+class Host(Process):
     """This machine as it is: for machines made to be thrown away."""
 
     name = "host"
@@ -167,7 +180,7 @@ class Host(Target):
         return ["/bin/sh", "-c", command]
 
 
-class Ssh(Target):
+class Ssh(Process):
     """Any machine that root can log in to, over one shared connection."""
 
     def __init__(self, url: str) -> None:
@@ -229,7 +242,7 @@ while :; do wait; done  # reaps orphans
 """
 
 
-class Here(Target):
+class Here(Process):
     """The sandbox on this machine. Needs root and kept, the folders that stay visible in it."""
 
     name = "here"
@@ -316,16 +329,13 @@ class Virtual(Target):
             raise TargetError(str(error)) from error
         self.pool: vm.Pool | None = None
 
-    def argv(self, command: str) -> list[str]:
-        raise NotImplementedError("commands go over the machine's own channel")
-
     def run(
         self, command: str, *, timeout: float = 30, input: str = "", idle: Idle | None = None
     ) -> Result:
         from vm import CommandTimeout, VmError
 
         limit = timeout * self.patience
-        whole = f"export PATH={shlex.quote(self.path)}\n{command}"
+        whole = self.whole(command)
         if idle:  # in a session of its own it outlives the machine's own limit, to be looked at
             whole = f"setsid -w sh -c {shlex.quote(f'echo $$ > {WATCHED}; {whole}')}"
         try:

@@ -17,7 +17,7 @@ def drive(
 ) -> dict[str, Any]:
     """Run a shell command of the main host on a terminal and type at it: see drive.py."""
     driver = subhost.put("drive.py", DRIVER.read_text())
-    done = subhost.run(
+    done = subhost.on_host(
         f"python3 {driver} sh -c {shlex.quote(command)}", input=json.dumps(steps), timeout=timeout
     )
     assert done.status == 0 and done.out.startswith("{"), done

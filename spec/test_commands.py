@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.plugin import precondition
 from spec.subhost import TINY, Subhost
 
 
 @clause("go-shell", "go-setup")
 def test_go_is_a_root_shell_inside(subhost: Subhost) -> None:
-    """It runs as root in the root and the namespaces of the subhost."""
+    """overlay-go runs as root, in the root and the namespaces of the subhost."""
     subhost.put("root/etc/which", "subhost\n")
     subhost.boot()
     look = "for kind in mnt net pid; do readlink /proc/self/ns/$kind; done"
@@ -33,15 +34,15 @@ def test_go_enters_all_namespaces(subhost: Subhost) -> None:
 
 @clause("go-pipe")
 def test_go_reads_commands_from_a_pipe(subhost: Subhost) -> None:
-    """What is written there is run, and its output comes back."""
+    """What is written to overlay-go's standard input is run inside, and its output comes back."""
     subhost.boot()
-    done = subhost.run(f"overlay-go {subhost.name}", input="echo one; echo two\n")
+    done = subhost.on_host(f"overlay-go {subhost.name}", input="echo one; echo two\n")
     assert (done.status, done.out) == (0, "one\ntwo\n"), done
 
 
 @clause("go-not-child")
 def test_gos_shell_is_no_child_of_pid_1(subhost: Subhost) -> None:
-    """Its parent is another, usually none that the subhost can see."""
+    """The parent of overlay-go's shell is not pid 1, and usually none that the subhost can see."""
     subhost.boot()
     assert subhost.parent_of_shell() not in ("", "1")
 
@@ -65,7 +66,7 @@ def test_gos_shell_is_sh_without_a_bash(subhost: Subhost) -> None:
 
 def typed(subhost: Subhost, commands: str) -> str:
     """What is on the terminal when commands are typed at overlay-go's."""
-    done = subhost.run(
+    done = subhost.on_host(
         f"echo '{commands}; exit' | script -qec 'overlay-go {subhost.name}' /dev/null", timeout=20
     )
     return done.out.replace("\r", "")
@@ -81,7 +82,7 @@ def test_gos_shell_is_interactive(subhost: Subhost) -> None:
 
 @clause("go-terminal")
 def test_go_has_a_terminal_of_the_subhosts(subhost: Subhost) -> None:
-    """tty names one on the subhost's own /dev/pts, and the shell has job control."""
+    """tty(1) names a terminal on the subhost's own /dev/pts, and the shell has job control."""
     subhost.boot()
     said = typed(subhost, "tty; set -o | grep monitor")
     assert "/dev/pts/0" in said, said
@@ -90,10 +91,11 @@ def test_go_has_a_terminal_of_the_subhosts(subhost: Subhost) -> None:
 
 @clause("go-command", "go-command-words", "go-conf")
 def test_go_runs_a_command(subhost: Subhost) -> None:
-    """Words as they were given, the exit status handed on, by name or configuration file."""
+    """overlay-go, given a NAME or a configuration file, hands the words of a command on as
+    they are, and its exit status back."""
     subhost.boot()
     for who in (subhost.name, subhost.conf):
-        done = subhost.run(f"overlay-go {who} sh -c 'echo \"$#:$2\"; exit 42' x 'a  b' '$c;'")
+        done = subhost.on_host(f"overlay-go {who} sh -c 'echo \"$#:$2\"; exit 42' x 'a  b' '$c;'")
         assert (done.status, done.out) == (42, "2:$c;\n"), done
 
 
@@ -101,25 +103,27 @@ def test_go_runs_a_command(subhost: Subhost) -> None:
 def test_go_without_a_name_lists(subhost: Subhost) -> None:
     """Without a name overlay-go lists the names of the subhosts that run."""
     subhost.boot()
-    done = subhost.run("overlay-go < /dev/null")
+    done = subhost.on_host("overlay-go < /dev/null")
     assert done.status == 0 and subhost.name in done.out, done
 
 
 @clause("go-not-running", "stop-not-running", "runtime-share-not-running", "status-3")
 @pytest.mark.parametrize("command", ["go", "stop", "share /srv"])
 def test_a_subhost_that_does_not_run(subhost: Subhost, command: str) -> None:
-    """One clear line and status 3, by name and by configuration file."""
+    """Each command says in one line that the subhost does not run, and ends with status 3,
+    whether it is given its NAME or its configuration file."""
     subhost.write()
     for who in (subhost.name, subhost.conf):
-        done = subhost.run(f"overlay-{command} {who} < /dev/null")
-        assert done.status == 3 and done.err.count("\n") == 1 and "not running" in done.err, done
+        done = subhost.on_host(f"overlay-{command} {who} < /dev/null")
+        one_line(done, 3, "not running")
 
 
 @clause("go-clean-environment")
 def test_gos_environment_is_clean(subhost: Subhost) -> None:
-    """Of the caller's environment terminal and language alone get in."""
+    """Nothing of the caller's environment gets into the subhost but the kind of terminal and
+    the language."""
     subhost.boot()
-    done = subhost.run(
+    done = subhost.on_host(
         f"SECRET=x TERM=xterm COLORTERM=24bit LANG=C.UTF-8 LC_ALL=C overlay-go {subhost.name} env"
     )
     assert "SECRET" not in done.out and "TERM=xterm\n" in done.out, done
@@ -148,7 +152,8 @@ def test_stop_takes_namespace_and_cables_away(subhost: Subhost) -> None:
 
 @clause("stop-forced")
 def test_stop_ends_what_does_not_want_to(subhost: Subhost) -> None:
-    """A pid 1 and a process that ignore all that can be ignored."""
+    """overlay-stop also ends a pid 1 and a process that ignore every signal that can be
+    ignored."""
     subhost.put("root/deaf", "#!/bin/sh\ntrap '' HUP INT TERM\nsleep 4321\n")
     subhost.put("init", "#!/bin/sh\necho \"trap '' HUP INT TERM\"; echo '/deaf & exec /.reaper'\n")
     subhost.boot(f"INIT= {subhost.folder}/init")
@@ -159,29 +164,42 @@ def test_stop_ends_what_does_not_want_to(subhost: Subhost) -> None:
 
 @clause("stop-name")
 def test_stop_takes_the_name(subhost: Subhost) -> None:
-    """A subhost can be named by its NAME."""
+    """overlay-stop takes the subhost's NAME in place of its configuration file."""
     subhost.boot()
     pid = subhost.pid1()
-    assert subhost.run(f"overlay-stop {subhost.name}").status == 0
+    assert subhost.on_host(f"overlay-stop {subhost.name}").status == 0
     assert not subhost.host.file(f"/proc/{pid}").exists
 
 
 @clause("stop-waits")
 def test_stop_returns_when_all_is_gone(subhost: Subhost) -> None:
-    """When overlay-stop returns, name, cables, record and processes are gone."""
+    """When overlay-stop returns, the subhost's name, cables, record and processes are gone."""
     subhost.boot("CABLES= = =")
     pid = subhost.pid1()
     name = subhost.name
-    done = subhost.run(
+    done = subhost.on_host(
         f"overlay-stop {name} || echo failed; ls -d /run/netns/{name} /sys/class/net/{name}[01] "
         f"/run/overlay-boot/{name} /proc/{pid} 2>/dev/null"
     )
     assert done.out == "", done
 
 
+@clause("stop-waits")
+def test_stop_leaves_no_mount_in_use(subhost: Subhost) -> None:
+    """When overlay-stop returns, the file system of UPPER and WORK can be unmounted at once."""
+    disk = f"{subhost.folder}/disk"
+    subhost.prepare_host(
+        f"mkdir {disk} && mount -t tmpfs disk {disk} && mkdir {disk}/up {disk}/wk"
+    )
+    subhost.boot(f"UPPER= {disk}/up\nWORK= {disk}/wk")
+    done = subhost.on_host(f"overlay-stop {subhost.name} && umount {disk}")
+    assert done.status == 0, done
+
+
 @clause("stop-term", "stop-kill", "stop-grace", "stop-named")
 def test_stop_terminates_then_kills(subhost: Subhost) -> None:
-    """SIGTERM to each that is left; SIGKILL, after the grace, to what ignores it, which is named."""
+    """overlay-stop sends SIGTERM to each process that is left and, after the grace period,
+    SIGKILL to what ignores it, which it names."""
     subhost.put(
         "root/deaf",
         "#!/bin/sh\ntrap 'echo $1 >> /said' TERM\ntouch /ready$1; while :; do sleep 999 & wait; done\n",
@@ -189,7 +207,9 @@ def test_stop_terminates_then_kills(subhost: Subhost) -> None:
     subhost.put("init", "#!/bin/sh\necho '/deaf 1 & setsid /deaf 2 & exec /.reaper'\n")
     subhost.boot(f"INIT= {subhost.folder}/init")
     assert subhost.wait(f"cd {subhost.folder}/root && [ -e ready1 ] && [ -e ready2 ]")
-    done = subhost.run(f"date +%s%N; overlay-stop --timeout 1 {subhost.name}; echo $?; date +%s%N")
+    done = subhost.on_host(
+        f"date +%s%N; overlay-stop --timeout 1 {subhost.name}; echo $?; date +%s%N"
+    )
     start, status, end = done.out.split()
     assert status == "1" and "deaf" in done.err, done
     assert "deaf" in subhost.target.read(subhost.log)
@@ -201,13 +221,13 @@ def test_stop_terminates_then_kills(subhost: Subhost) -> None:
 
 @clause("stop-grace")
 def test_the_grace_is_ten_seconds_by_default(subhost: Subhost) -> None:
-    """What ignores SIGTERM is killed after 10 seconds."""
+    """overlay-stop kills what ignores SIGTERM after 10 seconds."""
     subhost.put(
         "init",
         "#!/bin/sh\necho '(trap : TERM; while :; do sleep 999 & wait; done) & exec /.reaper'\n",
     )
     subhost.boot(f"INIT= {subhost.folder}/init")
-    done = subhost.run(f"date +%s%N; overlay-stop {subhost.name}; date +%s%N", timeout=40)
+    done = subhost.on_host(f"date +%s%N; overlay-stop {subhost.name}; date +%s%N", timeout=40)
     start, end = map(int, done.out.split())
     took = (end - start) / 1e9
     assert took >= 10 and subhost.in_time(took, 15), took
@@ -215,21 +235,23 @@ def test_the_grace_is_ten_seconds_by_default(subhost: Subhost) -> None:
 
 @clause("stop-leftovers")
 def test_what_a_crash_left_is_cleared(subhost: Subhost) -> None:
-    """After its processes were all killed at once, overlay-stop clears its name, cables, records."""
+    """After all processes of a subhost were killed at once, overlay-stop clears away its name,
+    its cables and its records."""
     subhost.boot("CABLES= =")
     subhost.crash()
     assert subhost.host.file(f"/run/overlay-boot/{subhost.name}").exists
-    assert subhost.run(f"overlay-stop {subhost.name}").status == 3
+    assert subhost.on_host(f"overlay-stop {subhost.name}").status == 3
     assert subhost.gone(0)
 
 
 @clause("stop-others", "list")
 def test_another_subhost_runs_on(subhost: Subhost) -> None:
-    """Of two that run, and are listed each in a line, the one that is named ends."""
+    """Of two subhosts that run, each with its line in overlay-list, overlay-stop ends the one
+    that is named, and no other."""
     subhost.boot()
     first, pid = subhost.name, subhost.pid1()
     second = f"{first}b"
-    subhost.run(
+    subhost.on_host(
         f"cd {subhost.folder} && mkdir {second} && mkdir {second}/root {second}/work {second}/live"
     )
     conf = subhost.put(
@@ -238,53 +260,59 @@ def test_another_subhost_runs_on(subhost: Subhost) -> None:
         0o644,
     )
     subhost.named.append(second)
-    done = subhost.run(f"overlay-boot --wait {conf} < /dev/null", timeout=60)
+    done = subhost.on_host(f"overlay-boot --wait {conf} < /dev/null", timeout=60)
     assert done.status == 0, done
-    lines = subhost.run("overlay-list").out.splitlines()
+    lines = subhost.on_host("overlay-list").out.splitlines()
     assert [len([x for x in lines if x.startswith(f"{n} ")]) for n in (first, second)] == [1, 1]
-    assert subhost.run(f"overlay-stop {second}").status == 0
+    assert subhost.on_host(f"overlay-stop {second}").status == 0
     assert subhost.pid1() == pid
     assert subhost.inside("echo on") == "on\n"
 
 
 @clause("stop-others")
 def test_others_are_left_in_peace(subhost: Subhost) -> None:
-    """A record whose pid is another process's by now harms nobody."""
+    """A record whose pid belongs to another process by now harms nobody."""
     subhost.boot()
     pid = subhost.pid1()
     record = f"/run/overlay-boot/{subhost.name}"
-    other = int(subhost.run("setsid sleep 60 > /dev/null 2>&1 < /dev/null & echo $!").out)
+    other = int(subhost.on_host("setsid sleep 60 > /dev/null 2>&1 < /dev/null & echo $!").out)
     try:
-        subhost.run(f"cp {record} {subhost.folder}/old")
+        subhost.on_host(f"cp {record} {subhost.folder}/old")
         subhost.stop()
-        subhost.run(f"sed 's/{pid}/{other}/' {subhost.folder}/old > {record}; chmod 600 {record}")
-        assert subhost.run(f"overlay-stop {subhost.name}").status == 3
+        subhost.on_host(
+            f"sed 's/{pid}/{other}/' {subhost.folder}/old > {record}; chmod 600 {record}"
+        )
+        assert subhost.on_host(f"overlay-stop {subhost.name}").status == 3
         assert subhost.host.file(f"/proc/{other}").exists
     finally:
-        subhost.run(f"kill {other}; rm -f {record}")
+        subhost.on_host(f"kill {other}; rm -f {record}")
 
 
 @clause("list-dead")
 def test_list_without_the_dead(subhost: Subhost) -> None:
-    """One whose processes were all killed is not listed, whatever is recorded still."""
+    """overlay-list leaves out a subhost whose processes were all killed, whatever is still
+    recorded of it."""
     subhost.boot()
     subhost.crash()
-    assert subhost.name not in subhost.run("overlay-list; overlay-list --json").out
+    assert subhost.name not in subhost.on_host("overlay-list; overlay-list --json").out
 
 
 @clause("list", "list-json", "list-dead", "list-empty")
 def test_list(subhost: Subhost) -> None:
-    """A line for each that runs, the same as JSON; a clear word where none does."""
+    """overlay-list prints a line for each subhost that runs, and the same as JSON; where none
+    runs it says so."""
     subhost.boot("CABLES= = =")
     name, pid = subhost.name, subhost.pid1()
     line = next(
-        x for x in subhost.run("overlay-list").out.splitlines() if x.startswith(f"{name} ")
+        x for x in subhost.on_host("overlay-list").out.splitlines() if x.startswith(f"{name} ")
     )
     assert all(
         word in line for word in (str(pid), "overlay", f"{name}0", f"{name}1", subhost.conf)
     )
     rows = [
-        row for row in json.loads(subhost.run("overlay-list --json").out) if row["name"] == name
+        row
+        for row in json.loads(subhost.on_host("overlay-list --json").out)
+        if row["name"] == name
     ]
     assert (
         rows[0].items()
@@ -297,22 +325,23 @@ def test_list(subhost: Subhost) -> None:
         and "since" in rows[0]
     )
     subhost.stop()
-    done = subhost.run("overlay-list")
+    done = subhost.on_host("overlay-list")
     assert done.status == 0 and name not in done.out and done.err, done
-    assert json.loads(subhost.run("overlay-list --json").out) == []
+    assert json.loads(subhost.on_host("overlay-list --json").out) == []
 
 
 def listed(subhost: Subhost) -> tuple[dict[str, Any], str]:
     """What overlay-list says of a subhost: its JSON object, and its line."""
-    rows = json.loads(subhost.run("overlay-list --json").out)
-    lines = subhost.run("overlay-list").out.splitlines()
+    rows = json.loads(subhost.on_host("overlay-list --json").out)
+    lines = subhost.on_host("overlay-list").out.splitlines()
     row = next(row for row in rows if row["name"] == subhost.name)
     return row, next(line for line in lines if line.startswith(f"{subhost.name} "))
 
 
 @clause("list-usage")
 def test_list_shows_what_a_subhost_uses(subhost: Subhost) -> None:
-    """The number of its processes, their memory, and the processor time that they have used."""
+    """overlay-list shows how many processes a subhost has, what memory they take, and what
+    processor time it has used."""
     if not subhost.can_have_cgroup():
         precondition("the target has no cgroup v2 that can be written")
     subhost.boot()
@@ -333,11 +362,12 @@ def test_list_shows_what_a_subhost_uses(subhost: Subhost) -> None:
 
 @clause("list-usage-unknown")
 def test_list_says_nothing_of_what_nobody_counts(subhost: Subhost) -> None:
-    """A subhost that was booted where there is no cgroup v2 has a "-" for each of them."""
+    """overlay-list shows "-" for each of the figures of a subhost that was booted where there
+    is no cgroup v2."""
     subhost.write("CABLES= =")
     hidden = "mount -t tmpfs none /sys/fs/cgroup"
     boot = f"exec overlay-boot --wait {subhost.conf} < /dev/null"
-    done = subhost.run(f"unshare --mount sh -c '{hidden} && {boot}'", timeout=60)
+    done = subhost.on_host(f"unshare --mount sh -c '{hidden} && {boot}'", timeout=60)
     assert done.status == 0, done
     row, line = listed(subhost)
     assert [row[key] for key in ("processes", "memory", "cpu")] == [None] * 3, row

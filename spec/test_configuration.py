@@ -7,12 +7,14 @@ import shlex
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.subhost import TINY, Subhost
 
 
 @clause("boot-conf", "conf-assignment", "conf-trim")
 def test_one_file_says_it_all(subhost: Subhost) -> None:
-    """A text file of assignments, their values trimmed, starts a subhost."""
+    """A text file of assignments, whose values are trimmed, is all that it takes to start a
+    subhost."""
     subhost.start(f"BASE=  . \nLOWER=    {TINY}  \nSTART=none   \nLOG={subhost.log}")
     assert subhost.up()
     assert subhost.host.file(subhost.log).exists
@@ -24,7 +26,7 @@ def test_the_canonical_path_works_for_boot_and_stop(subhost: Subhost) -> None:
     """overlay-boot and overlay-stop take the absolute, canonical path of the file."""
     subhost.boot()
     pid = subhost.pid1()
-    subhost.run(f"overlay-stop {subhost.conf}")
+    subhost.on_host(f"overlay-stop {subhost.conf}")
     assert subhost.ended(pid)
 
 
@@ -37,20 +39,20 @@ def test_any_path_works_from_any_folder(subhost: Subhost, folder: str, path: str
     """Relative paths in the file start from its folder, however the file is named."""
     subhost.write()
     here, file = (text.format(subhost.folder, subhost.name) for text in (folder, path))
-    done = subhost.run(f"cd {here} && overlay-boot {file} < /dev/null")
+    done = subhost.on_host(f"cd {here} && overlay-boot {file} < /dev/null")
     assert done.status == 0, done
     assert subhost.up()
     subhost.inside("echo mine > /mine")
     assert subhost.target.read(f"{subhost.folder}/root/mine") == "mine\n"
     pid = subhost.pid1()
-    done = subhost.run(f"cd {here} && overlay-stop {file}")
+    done = subhost.on_host(f"cd {here} && overlay-stop {file}")
     assert done.status == 0 and subhost.ended(pid), done
 
 
 @clause("base")
 def test_the_other_folders_are_in_base(subhost: Subhost) -> None:
-    """root, work and live are those of the folder that BASE names."""
-    subhost.run(f"cd {subhost.folder} && mkdir other && mv root work live other")
+    """The folders root, work and live are those in the folder that BASE names."""
+    subhost.on_host(f"cd {subhost.folder} && mkdir other && mv root work live other")
     subhost.boot(f"BASE= {subhost.folder}/other")
     subhost.inside("echo mine > /mine")
     assert subhost.target.read(f"{subhost.folder}/other/root/mine") == "mine\n"
@@ -59,7 +61,7 @@ def test_the_other_folders_are_in_base(subhost: Subhost) -> None:
 @clause("conf-relative", "conf-relative-base")
 def test_relative_paths_start_from_base(subhost: Subhost) -> None:
     """A relative BASE starts from the file's folder, every other path from BASE."""
-    subhost.run(
+    subhost.on_host(
         f"cd {subhost.folder} && mkdir other && mv root other/up; mv work other/wk; mv live other/lv"
     )
     subhost.put("other/init", "#!/bin/sh\necho 'sleep 99 & exec /.reaper'\n")
@@ -92,8 +94,7 @@ def test_comments_and_blank_lines_are_silent(subhost: Subhost) -> None:
 def test_other_lines_draw_one_warning(subhost: Subhost, line: str, hint: str) -> None:
     """A line that is no assignment is ignored with one warning that names file and line."""
     done = subhost.start(line)
-    assert done.status == 0, done
-    assert done.err.count("\n") == 1 and f"{subhost.conf}:5:" in done.err and hint in done.err
+    one_line(done, 0, f"{subhost.conf}:5:", hint)
 
 
 @clause("conf-empty")
@@ -116,7 +117,8 @@ ODD = "up,per:1 \\ $HOME 'x' \"y\" ; é"
 
 @clause("conf-plain-values", "conf-odd-paths")
 def test_paths_with_odd_characters_work(subhost: Subhost) -> None:
-    """Values know no shell syntax, and paths of all characters are used whole, by the overlay too."""
+    """Values know no shell syntax, and paths with any characters are used as a whole, by the
+    overlay too."""
     names = {key: f"{key.lower()} {ODD}" for key in ("BASE", "UPPER", "WORK", "LIVE", "LOWER")}
     base = f"{subhost.folder}/{names['BASE']}"
     for key in ("UPPER", "WORK", "LIVE"):
@@ -128,7 +130,7 @@ def test_paths_with_odd_characters_work(subhost: Subhost) -> None:
     values = [f"{key}= {name}" for key, name in names.items()]
     subhost.boot("\n".join([*values, f"LOG= log {ODD}", f"SHARE= {shared}"]))
     subhost.inside(f"cat {shlex.quote(shared)}/from > /seen")
-    seen = subhost.run(f"cat {shlex.quote(upper)}/seen")
+    seen = subhost.on_host(f"cat {shlex.quote(upper)}/seen")
     assert seen.out == "host\n", seen
     assert subhost.host.file(f"{base}/log {ODD}").exists
 
@@ -143,7 +145,7 @@ def test_commands_split_at_white_space(subhost: Subhost) -> None:
 
 @clause("bang")
 def test_a_value_can_be_the_output_of_a_command(subhost: Subhost) -> None:
-    """What a command after ! prints is the value."""
+    """What a command after ! prints is the value of the variable."""
     subhost.boot("RAM_SIZE=!echo 3M")
     assert "size=3072k" in subhost.inside("grep ' /run ' /proc/mounts")
 
@@ -167,7 +169,8 @@ def test_the_command_runs_on_the_main_host(subhost: Subhost) -> None:
 
 @clause("bang-shell", "bang-environment", "bang-folder", "bang-first-line")
 def test_how_the_command_runs(subhost: Subhost) -> None:
-    """It is the shell's, in BASE, with CONFIG and ACTION set; its first line, trimmed, counts."""
+    """A ! command is run by the shell, in BASE, with CONFIG and ACTION set, and the first line
+    of its output, trimmed, is the value."""
     subhost.boot('RAM_SIZE=! echo "$PWD $CONFIG $ACTION" > said; echo "  3M "; echo 5M')
     assert "size=3072k" in subhost.inside("grep ' /run ' /proc/mounts")
     said = subhost.target.read(f"{subhost.folder}/said").split()
@@ -176,7 +179,7 @@ def test_how_the_command_runs(subhost: Subhost) -> None:
 
 @clause("bang-folder")
 def test_the_command_for_base_runs_in_the_files_folder(subhost: Subhost) -> None:
-    """BASE's own command runs in the folder of the configuration file."""
+    """The ! command of BASE runs in the folder of the configuration file."""
     subhost.boot("BASE=!pwd")
     assert subhost.inside("echo mine > /mine") == ""
     assert subhost.target.read(f"{subhost.folder}/root/mine") == "mine\n"
@@ -184,7 +187,7 @@ def test_the_command_for_base_runs_in_the_files_folder(subhost: Subhost) -> None
 
 @clause("bang-once")
 def test_the_command_runs_once_in_a_boot_and_never_again(subhost: Subhost) -> None:
-    """overlay-go and overlay-stop use what the boot recorded."""
+    """A ! command runs once in a boot; overlay-go and overlay-stop use what the boot recorded."""
     subhost.boot("RAM_SIZE=!echo ran >> ran; echo 3M")
     subhost.inside("true")
     subhost.stop()
@@ -196,7 +199,8 @@ def test_the_command_runs_once_in_a_boot_and_never_again(subhost: Subhost) -> No
 def test_a_command_without_a_value_is_an_error(
     subhost: Subhost, command: str, status: str
 ) -> None:
-    """A command that fails or prints nothing is an error with variable, command and status."""
+    """A command that fails or prints nothing is an error, which names the variable, the
+    command and its status."""
     done = subhost.start(f"RAM_SIZE=!{command}")
     assert done.status == 2, done
     assert all(word in done.err for word in ("RAM_SIZE", command, f"status {status}"))
@@ -209,7 +213,7 @@ def test_base_is_required(subhost: Subhost) -> None:
     folder = subhost.folder
     paths = f"UPPER= {folder}/root\nWORK= {folder}/work\nLIVE= {folder}/live"
     subhost.write(paths, omit=("BASE",))
-    subhost.run(f"cd {folder} && overlay-boot {subhost.conf} < /dev/null", timeout=60)
+    subhost.on_host(f"cd {folder} && overlay-boot {subhost.conf} < /dev/null", timeout=60)
     assert subhost.settled() and not subhost.pid1()
     subhost.boot(paths)
 
@@ -224,14 +228,14 @@ def test_missing_directories_start_nothing(subhost: Subhost, variable: str) -> N
 @clause("error-work-nested")
 def test_work_inside_upper_starts_nothing(subhost: Subhost) -> None:
     """WORK must lie outside of UPPER."""
-    subhost.run(f"mkdir {subhost.folder}/root/work")
+    subhost.on_host(f"mkdir {subhost.folder}/root/work")
     subhost.refused(f"WORK= {subhost.folder}/root/work")
 
 
 @clause("error-work-mount")
 def test_work_on_another_mount_starts_nothing(subhost: Subhost) -> None:
     """WORK must be on UPPER's mount."""
-    subhost.prepare(f"mount -t tmpfs spec {subhost.folder}/work")
+    subhost.prepare_host(f"mount -t tmpfs spec {subhost.folder}/work")
     subhost.refused("")
 
 
@@ -246,7 +250,8 @@ def test_the_live_of_an_overlay_is_a_folder_of_its_own(subhost: Subhost, same: s
 
 @clause("error-format", "error-all", "error-untouched", "status-2")
 def test_all_mistakes_are_reported_before_anything_is_touched(subhost: Subhost) -> None:
-    """Every mistake is a line of its own with file and line; status 2, and nothing was made."""
+    """Every mistake has a line of its own with file and line; the status is 2, and nothing was
+    made."""
     before = subhost.target.run(f"ls -AR {subhost.folder}/root").out
     done = subhost.start(
         "RAM_SIZE= much\nLIVE= nowhere\nCABLES= what\nUPPER=!touch touched; echo root"
@@ -284,10 +289,9 @@ def test_all_mistakes_are_reported_before_anything_is_touched(subhost: Subhost) 
     ],
 )
 def test_a_mistake_is_refused_in_one_line(subhost: Subhost, text: str, said: str) -> None:
-    """A mistake is one line that says where and what, with status 2."""
+    """A mistake is reported in one line that says where and what it is, with status 2."""
     done = subhost.start(text)
-    assert done.status == 2 and done.err.count("\n") == 1, done
-    assert done.err.startswith(f"{subhost.conf}:") and said in done.err
+    one_line(done, 2, f"{subhost.conf}:", said)
 
 
 @clause("error-upper-overlay")
@@ -295,7 +299,7 @@ def test_upper_on_an_overlay_is_refused(subhost: Subhost) -> None:
     """UPPER on an overlay is refused, before any mount, with the reason."""
     subhost.put("o/u/.made", "")
     subhost.put("o/w/.made", "")
-    subhost.prepare(
+    subhost.prepare_host(
         f"cd {subhost.folder} && mount -t overlay -o lowerdir={TINY},upperdir=o/u,workdir=o/w o root"
         " && mkdir root/up root/wk"
     )
@@ -310,22 +314,23 @@ def test_an_unreadable_file_is_refused(subhost: Subhost, content: bytes | None) 
     if content:
         subhost.target.put(subhost.conf, content)
     done = subhost.start()
-    assert done.status == 2 and done.err.count("\n") == 1 and subhost.conf in done.err, done
+    one_line(done, 2, subhost.conf)
 
 
 @clause("error-writable")
 def test_a_file_that_everyone_may_write_is_refused(subhost: Subhost) -> None:
-    """Its commands run as root, so the message says how to mend it."""
+    """A configuration that everyone may write is refused, since its commands run as root, and
+    the message says how to mend it."""
     subhost.write()
-    subhost.run(f"chmod 666 {subhost.conf}")
+    subhost.on_host(f"chmod 666 {subhost.conf}")
     done = subhost.start()
-    assert done.status == 2 and f"chmod o-w {subhost.conf}" in done.err, done
+    one_line(done, 2, f"chmod o-w {subhost.conf}")
 
 
 @clause("warn-owner")
 def test_a_file_of_another_user_draws_a_warning(subhost: Subhost) -> None:
     """A configuration of another user is warned of, and used all the same."""
     subhost.write()
-    subhost.run(f"chown 4321 {subhost.conf}")
+    subhost.on_host(f"chown 4321 {subhost.conf}")
     done = subhost.start()
-    assert done.status == 0 and "4321" in done.err and done.err.count("\n") == 1, done
+    one_line(done, 0, "4321")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.subhost import Subhost
 
 FILES = """
@@ -50,14 +51,14 @@ def tables(said: str) -> list[list[list[str]]]:
 def prepared(subhost: Subhost) -> str:
     """A LOWER with some files in it, as the configuration's text."""
     lower = subhost.fill("lower")
-    subhost.prepare(f"cd {subhost.folder} && {FILES}")
+    subhost.prepare_host(f"cd {subhost.folder} && {FILES}")
     return f"LOWER= {lower}"
 
 
 def diff(subhost: Subhost, words: str = "") -> str:
     """What overlay-diff prints of a subhost given by its configuration."""
     __tracebackhide__ = True
-    done = subhost.run(f"overlay-diff {subhost.conf} {words}")
+    done = subhost.on_host(f"overlay-diff {subhost.conf} {words}")
     assert done.status == 0, done
     return done.out
 
@@ -79,13 +80,13 @@ rm -r anew; mkdir -p anew/both; echo other > anew/kept; echo deeper > anew/both/
 @clause("diff", "diff-added", "diff-changed", "diff-copied", "diff-deleted", "diff-running",
         "diff-status-0")  # fmt: skip
 def test_what_the_subhost_did(subhost: Subhost) -> None:
-    """Each path that it made, changed or removed has its line, and no other has."""
+    """Each path that the subhost made, changed or removed has its line, and no other has one."""
     subhost.boot(prepared(subhost))
     before = diff(subhost, "/srv")
     assert before == "", before
     subhost.inside(CHANGES)
     for who in (subhost.name, subhost.conf):
-        done = subhost.run(f"overlay-diff {who} /srv")
+        done = subhost.on_host(f"overlay-diff {who} /srv")
         assert done.status == 0, done
         found = lines(done.out)
         words = {path: line.change for path, line in found.items()}
@@ -109,7 +110,7 @@ def test_what_the_subhost_did(subhost: Subhost) -> None:
 
 @clause("diff-replaced")
 def test_a_folder_made_anew(subhost: Subhost) -> None:
-    """Of an opaque folder it is shown what LOWER alone has, and what both have and is the same."""
+    """Of an opaque folder overlay-diff shows what only LOWER has, and what both have alike."""
     subhost.boot(prepared(subhost))
     subhost.inside("cd /srv; mv anew/kept k; rm -r anew; mkdir anew; mv k anew/kept")
     words = {path: line.change for path, line in lines(diff(subhost, "/srv/anew")).items()}
@@ -123,10 +124,10 @@ def test_a_folder_made_anew(subhost: Subhost) -> None:
 
 @clause("diff-moved")
 def test_a_moved_folder(subhost: Subhost) -> None:
-    """What a folder has from another path of LOWER is compared with that."""
+    """overlay-diff compares what a moved folder has with the path of LOWER that it came from."""
     subhost.write(prepared(subhost))
     script = 'import os; os.setxattr("root/srv/new", "trusted.overlay.redirect", b"/srv/old")'
-    subhost.prepare(
+    subhost.prepare_host(
         f"cd {subhost.folder} && mkdir -p root/srv/new && cp -a lower/srv/old/o root/srv/new/ && "
         f"echo z > root/srv/new/z && python3 -c {shlex.quote(script)}"
     )
@@ -138,10 +139,10 @@ def test_a_moved_folder(subhost: Subhost) -> None:
 
 @clause("diff-copied")
 def test_what_makes_a_copy_another(subhost: Subhost) -> None:
-    """Another time, owner or extended attribute, with the same contents, is a change."""
+    """A file with the same contents is changed if its time, owner or an attribute is another."""
     subhost.write(prepared(subhost))
     script = 'import os; os.setxattr("root/srv/c", "trusted.other", b"y")'
-    subhost.prepare(
+    subhost.prepare_host(
         f"cd {subhost.folder} && mkdir root/srv && cp -a lower/srv/[abc] lower/srv/link root/srv/ "
         f"&& touch -d @1 root/srv/a && chown 7 root/srv/b && python3 -c {shlex.quote(script)}"
     )
@@ -156,31 +157,31 @@ def test_what_makes_a_copy_another(subhost: Subhost) -> None:
 
 @clause("diff-stopped", "diff-running", "diff-untouched")
 def test_running_or_stopped_it_is_the_same(subhost: Subhost) -> None:
-    """A running one is looked at as it was booted, whatever its configuration says by then; a
-    stopped one by its configuration. Neither has another file afterwards."""
+    """A running subhost is looked at as it was booted, whatever its configuration says by
+    then; a stopped one is looked at by its configuration. Neither has another file afterwards."""
     text = prepared(subhost)
     subhost.boot(text)
     subhost.inside(CHANGES)
     subhost.write(f"{text}\nUPPER= elsewhere")
-    subhost.prepare(f"mkdir {subhost.folder}/elsewhere")
+    subhost.prepare_host(f"mkdir {subhost.folder}/elsewhere")
     look = f"cd {subhost.folder} && find root lower -printf '%p %i %C@\\n' | sort | sha256sum"
-    before = subhost.prepare(look)
+    before = subhost.prepare_host(look)
     running = diff(subhost)
     subhost.stop()
     subhost.write(text)
     assert diff(subhost) == running and "replaced" in running
-    assert subhost.prepare(look) == before
+    assert subhost.prepare_host(look) == before
 
 
 @clause("diff-no-command", "diff-status-2")
 @pytest.mark.parametrize("variable", ["UPPER", "LOWER", "BASE"])
 def test_no_command_is_run(subhost: Subhost, variable: str) -> None:
-    """One line names the variable; once the subhost runs it can be looked at."""
+    """Where a command prints a path, one line names the variable unless the subhost runs."""
     trace = f"{subhost.folder}/trace"
     value = {"UPPER": "root", "LOWER": subhost.fill("lower"), "BASE": subhost.folder}[variable]
     subhost.write(f"{variable}=!echo x >> {trace}; echo {value}\nNAME=!echo x >> {trace}; echo n")
-    done = subhost.run(f"overlay-diff {subhost.conf}")
-    assert done.status == 2 and done.err.count("\n") == 1 and variable in done.err, done
+    done = subhost.on_host(f"overlay-diff {subhost.conf}")
+    one_line(done, 2, variable)
     assert not subhost.host.file(trace).exists
     subhost.boot(f"{variable}=!echo x >> {trace}; echo {value}")
     assert "/.reaper" in diff(subhost)
@@ -189,7 +190,8 @@ def test_no_command_is_run(subhost: Subhost, variable: str) -> None:
 
 @clause("diff-path")
 def test_a_part_of_it(subhost: Subhost) -> None:
-    """A folder, a file, what lies in a folder that is gone as a whole, and nothing."""
+    """overlay-diff can be asked for a folder, for a file, for what lies in a folder that is
+    gone as a whole, and for what is not there."""
     subhost.boot(prepared(subhost))
     subhost.inside(CHANGES)
     for path, wanted in {
@@ -211,9 +213,9 @@ def test_what_is_mounted_on_the_two(subhost: Subhost) -> None:
     subhost.inside("echo more >> /srv/a; echo more >> /srv/plain/p; echo x > /srv/old/new")
     before = diff(subhost)
     points = f"{subhost.folder}/lower/srv/plain {subhost.folder}/root/srv/old"
-    subhost.prepare(f"for point in {points}; do mount -t tmpfs other $point; done")
+    subhost.prepare_host(f"for point in {points}; do mount -t tmpfs other $point; done")
     try:
-        subhost.prepare(f"for point in {points}; do echo y > $point/other; done")
+        subhost.prepare_host(f"for point in {points}; do echo y > $point/other; done")
         assert diff(subhost) == before
     finally:
         subhost.target.run(f"umount {points}")
@@ -221,30 +223,30 @@ def test_what_is_mounted_on_the_two(subhost: Subhost) -> None:
 
 @clause("diff-quoted")
 def test_odd_names(subhost: Subhost) -> None:
-    """Each is one line of printable characters, which a shell reads back as what it was."""
+    """An odd name is a line of printable characters, which a shell reads back as it was."""
     names = ["sp ace", "new\nadded       9  etc", "esc\x1b[31m", "it's", "back\\slash", "é", "x (y)",
              "\u202ereversed", "$HOME", "tab\t"]  # fmt: skip
     subhost.write(prepared(subhost))
     folder = f"{subhost.folder}/root/odd"
     made = shlex.join(f"{folder}/{name}" for name in names)
-    subhost.prepare(f"mkdir {folder}; touch {made} {folder}/$(printf '\\377\\033')")
+    subhost.prepare_host(f"mkdir {folder}; touch {made} {folder}/$(printf '\\377\\033')")
     said = diff(subhost, "/odd").partition("\n\n")[0]
     assert said.isprintable() or set(filter(lambda c: not c.isprintable(), said)) == {"\n"}
     found = lines(said)
     assert len(found) == len(names) + 2 and "/odd/" in found, said
     shell = "; ".join(f"printf '%s\\0' {path}" for path in found)
-    read = subhost.prepare(f"bash -c {shlex.quote(shell)} | sort -z | sha256sum")
+    read = subhost.prepare_host(f"bash -c {shlex.quote(shell)} | sort -z | sha256sum")
     listed = (
         f"cd {subhost.folder}/root && find odd ! -type d -printf '/%p\\0' -o -printf '/odd/\\0'"
     )
-    assert read == subhost.prepare(f"{{ {listed}; }} | sort -z | sha256sum"), said
+    assert read == subhost.prepare_host(f"{{ {listed}; }} | sort -z | sha256sum"), said
 
 
 @clause("diff-sums")
 def test_the_sums(subhost: Subhost) -> None:
-    """For each folder of the root, how many there are of each change, and their bytes."""
+    """A table counts each kind of change, and the bytes, for each folder of the root."""
     subhost.write(prepared(subhost))
-    subhost.prepare(
+    subhost.prepare_host(
         f"cd {subhost.folder}/root && mkdir -p srv/d etc && head -c 3000 /dev/zero > srv/d/f && "
         "echo x > srv/a && mknod srv/b c 0 0 && cp -a ../lower/srv/c srv/ && echo top > top"
     )
@@ -261,11 +263,11 @@ def test_the_sums(subhost: Subhost) -> None:
 
 @clause("diff-json")
 def test_the_same_as_an_object(subhost: Subhost) -> None:
-    """Its keys are those of the page, and it says what the lines say."""
+    """The object that --json prints has the keys of the page, and says what the lines say."""
     text = prepared(subhost)
     subhost.boot(text)
     subhost.inside(CHANGES)
-    subhost.prepare(f"touch {subhost.folder}/root/$(printf 'odd\\377')")
+    subhost.prepare_host(f"touch {subhost.folder}/root/$(printf 'odd\\377')")
     found = as_json(subhost)
     assert set(found) == {"name", "upper", "lower", "changes", "folders", "packages"}
     assert (found["name"], found["upper"]) == (subhost.name, f"{subhost.folder}/root")
@@ -291,13 +293,13 @@ def test_the_same_as_an_object(subhost: Subhost) -> None:
 
 @clause("diff-drop")
 def test_dropping_a_copy(subhost: Subhost) -> None:
-    """A file, a link, a whiteout: LOWER's shows again at the next boot, and nothing else changes."""
+    """A file, link or whiteout that was dropped lets LOWER's show at the next boot, no more."""
     subhost.boot(prepared(subhost))
     subhost.inside(CHANGES)
     subhost.stop()
     before = set(lines(diff(subhost)))
     for path in ("/srv/a", "/srv/link", "/srv/gone"):
-        done = subhost.run(f"overlay-diff --drop {path} {subhost.conf}")
+        done = subhost.on_host(f"overlay-diff --drop {path} {subhost.conf}")
         assert (done.status, done.out, done.err) == (0, "", ""), done
     assert before - set(lines(diff(subhost))) == {"/srv/a", "/srv/link", "/srv/gone/"}
     subhost.boot(f"LOWER= {subhost.folder}/lower")
@@ -306,19 +308,19 @@ def test_dropping_a_copy(subhost: Subhost) -> None:
 
 @clause("diff-drop-stopped", "diff-drop-upper", "diff-status-1")
 def test_nothing_is_dropped_while_it_runs(subhost: Subhost) -> None:
-    """By whatever name or configuration: one line, and the file stays."""
+    """While the subhost runs nothing is dropped, by whatever name or configuration it is asked
+    for: one line says so, and the file stays."""
     subhost.boot(prepared(subhost))
     subhost.inside(CHANGES)
     other = subhost.put(
         "other.conf", f"BASE= .\nLOWER= {subhost.folder}/lower\nNAME= {subhost.name}b\n", 0o644
     )
     for who in (subhost.name, subhost.conf, other):
-        done = subhost.run(f"overlay-diff --drop /srv/a {who}")
-        assert done.status == 1 and done.err.count("\n") == 1, done
-        assert subhost.name in done.err and "overlay-stop" in done.err, done
+        done = subhost.on_host(f"overlay-diff --drop /srv/a {who}")
+        one_line(done, 1, subhost.name, "overlay-stop")
     assert subhost.inside("cat /srv/a") == "a\nmore\n"
     subhost.stop()
-    assert subhost.run(f"overlay-diff --drop /srv/a {other}").status == 0
+    assert subhost.on_host(f"overlay-diff --drop /srv/a {other}").status == 0
 
 
 @clause("diff-drop-own", "diff-drop-folder", "diff-status-1")
@@ -328,38 +330,39 @@ def test_nothing_is_dropped_while_it_runs(subhost: Subhost) -> None:
      "/srv/folder", "/srv/anew", "/srv/plain", "/"],
 )  # fmt: skip
 def test_what_is_not_dropped(subhost: Subhost, path: str) -> None:
-    """What LOWER has not or would not show, folders, and what is not there: one line, status 1."""
+    """What LOWER has not or would not show, folders, and what is not there are not dropped:
+    one line says so, with status 1."""
     subhost.boot(prepared(subhost))
     subhost.inside(CHANGES)
     subhost.stop()
     before = diff(subhost)
-    done = subhost.run(f"overlay-diff --drop {path} {subhost.conf}")
-    assert done.status == 1 and done.err.count("\n") == 1 and path in done.err, done
+    done = subhost.on_host(f"overlay-diff --drop {path} {subhost.conf}")
+    one_line(done, 1, path)
     assert diff(subhost) == before
 
 
 @clause("diff-drop-link")
 def test_no_link_is_followed(subhost: Subhost) -> None:
-    """Neither a link to the main host's files nor one within UPPER; a link itself is dropped."""
+    """No link is followed, neither onto the main host nor in UPPER; it can itself be dropped."""
     subhost.write(prepared(subhost))
     victim = subhost.put("victim/a", "host\n", 0o644).removesuffix("/a")
-    subhost.prepare(
+    subhost.prepare_host(
         f"cd {subhost.folder}/root && mkdir real && echo mine > real/a && ln -s {victim} srv && "
         f"ln -s real/../../victim up && ln -s real tmp && ln -s {victim}/a a && "
         "echo a > ../lower/a && mkdir ../lower/real && echo a > ../lower/real/a"
     )
     for path in ("/srv/a", "/up/a", "/tmp/a", "/../victim/a", "/real/../../victim/a"):
-        done = subhost.run(f"overlay-diff --drop {path} {subhost.conf}")
-        assert done.status in (1, 2) and done.err.count("\n") == 1, done
+        done = subhost.on_host(f"overlay-diff --drop {path} {subhost.conf}")
+        one_line(done, (1, 2))
     assert subhost.target.read(f"{subhost.folder}/root/real/a") == "mine\n"
-    assert subhost.run(f"overlay-diff --drop /a {subhost.conf}").status == 0
+    assert subhost.on_host(f"overlay-diff --drop /a {subhost.conf}").status == 0
     assert not subhost.host.file(f"{subhost.folder}/root/a").is_symlink
     assert subhost.target.read(f"{victim}/a") == "host\n"
 
 
 @clause("diff-status-2", "diff-status-3")
 def test_mistakes(subhost: Subhost) -> None:
-    """One line for each: in the arguments or the configuration 2, no such subhost 3."""
+    """One line tells a mistake, with status 2, and a subhost that is not there, with status 3."""
     subhost.write()
     for words, status in {
         "": 2,
@@ -373,20 +376,21 @@ def test_mistakes(subhost: Subhost) -> None:
         subhost.name: 3,
         f"{subhost.folder}/none.conf": 3,
     }.items():
-        done = subhost.run(f"overlay-diff {words}")
-        assert done.status == status and done.err.count("\n") == 1 and not done.out, done
+        done = subhost.on_host(f"overlay-diff {words}")
+        one_line(done, status)
+        assert not done.out, done
     subhost.write(subhost.of_kind("bind"))
     for words in ("", "--drop /bin/sh"):
-        done = subhost.run(f"overlay-diff {words} {subhost.conf}")
-        assert done.status == 2 and done.err.count("\n") == 1 and "UPPER" in done.err, done
+        done = subhost.on_host(f"overlay-diff {words} {subhost.conf}")
+        one_line(done, 2, "UPPER")
 
 
 @clause("diff-layers")
 @pytest.mark.parametrize("runs", [True, False])
 def test_its_own_layers_in_lower_are_left_out(subhost: Subhost, runs: bool) -> None:
-    """Both below LOWER; what the subhost writes beside them is told of."""
+    """UPPER and WORK in LOWER are left out, and what the subhost writes beside them is told."""
     lower = subhost.fill("lower")
-    subhost.prepare(f"cd {lower} && mkdir -p s/of/root s/of/work")
+    subhost.prepare_host(f"cd {lower} && mkdir -p s/of/root s/of/work")
     subhost.boot(f"LOWER= {lower}\nUPPER= {lower}/s/of/root\nWORK= {lower}/s/of/work")
     subhost.inside("echo x > /s/of/its-own")
     if not runs:

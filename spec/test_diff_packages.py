@@ -63,7 +63,7 @@ class Dpkg:
 
     def make(self) -> None:
         """Begin a database."""
-        self.subhost.prepare(
+        self.subhost.prepare_host(
             f"mkdir -p {self.root}/var/lib/dpkg/info {self.root}/var/lib/dpkg/updates && "
             f"touch {self.root}/var/lib/dpkg/status {self.root}/var/lib/dpkg/available"
         )
@@ -79,12 +79,12 @@ class Dpkg:
             after = "; done=$?; umount its-root; [ $done = 0 ]"
         dpkg = f"dpkg --root={root} --log=/dev/null --force-confold {words}"
         command = f"{before}{{ {dpkg}{after}; }}"
-        self.subhost.prepare(f"cd {self.subhost.folder} && {command}", timeout=60)
+        self.subhost.prepare_host(f"cd {self.subhost.folder} && {command}", timeout=60)
 
     def install(self, name: str, version: str, multiarch: str = "foreign") -> None:
         """Unpack and configure a version of a package, made for it."""
         script = PACKAGE.replace("NAME", name).replace("VERSION", version)
-        self.subhost.prepare(
+        self.subhost.prepare_host(
             f"cd {self.subhost.folder} && {script.replace('MULTIARCH', multiarch)}", timeout=60
         )
         self.run(f"--install {name}_{version}.deb")
@@ -111,9 +111,9 @@ def stale(subhost: Subhost) -> set[str]:
 
 @clause("diff-stale", "diff-stale-package")
 def test_a_file_of_a_package_that_was_upgraded(subhost: Subhost, lower: Dpkg) -> None:
-    """What the subhost changed before is stale, whether it wrote to it, made it anew, changed its
-    mode or wrote to it once more afterwards; what it has made since is not, nor what the main host
-    has touched by hand."""
+    """What the subhost changed before the upgrade is stale, whether it wrote to it, made it
+    anew, changed its mode or wrote to it once more afterwards; what it has made since is not,
+    nor what the main host has touched by hand."""
     for name in ("demo", "other"):
         lower.install(name, "1")
     boot(subhost)
@@ -121,7 +121,7 @@ def test_a_file_of_a_package_that_was_upgraded(subhost: Subhost, lower: Dpkg) ->
         "cd /usr/share; echo mine >> demo/one; chmod 600 demo/two; echo mine > other/x; "
         "ln -sf mine demo/link; mv other/x other/one; echo mine >> other/two"
     )
-    subhost.prepare(f"touch {lower.root}/usr/share/other/two")
+    subhost.prepare_host(f"touch {lower.root}/usr/share/other/two")
     assert stale(subhost) == set()
     lower.install("demo", "2")
     subhost.inside("cd /usr/share; echo again >> demo/one; chmod 640 demo/two")
@@ -138,12 +138,13 @@ def test_a_file_of_a_package_that_was_upgraded(subhost: Subhost, lower: Dpkg) ->
 
 @clause("diff-stale")
 def test_below_a_link_of_the_root(subhost: Subhost, lower: Dpkg) -> None:
-    """A list that has /lib where that is a link to usr/lib means the file below /usr; so does one
-    of a package of several architectures, and a path that is diverted means the other."""
-    subhost.prepare(f"cd {lower.root} && mkdir -p usr/share && ln -s usr/share data")
+    """A package's list that has /lib, where that is a link to usr/lib, means the file below
+    /usr; so does that of a package of several architectures, and a path that is diverted means
+    the other one."""
+    subhost.prepare_host(f"cd {lower.root} && mkdir -p usr/share && ln -s usr/share data")
     lower.install("demo", "1", "same")
     lower.install("late", "1")
-    subhost.prepare(
+    subhost.prepare_host(
         f"dpkg-divert --root={lower.root} --package third --divert /usr/share/demo/off --rename "
         "--add /usr/share/late/two"
     )
@@ -151,22 +152,25 @@ def test_below_a_link_of_the_root(subhost: Subhost, lower: Dpkg) -> None:
     subhost.inside("cd /usr/share; echo mine >> demo/one; echo mine > demo/off; echo x > late/two")
     lower.install("demo", "2", "same")
     lower.install("late", "2")
-    subhost.prepare(f"sed -i 's|^/usr/share/|/data/|' {lower.root}/var/lib/dpkg/info/demo*.list")
+    subhost.prepare_host(
+        f"sed -i 's|^/usr/share/|/data/|' {lower.root}/var/lib/dpkg/info/demo*.list"
+    )
     assert stale(subhost) == {"/usr/share/demo/one", "/usr/share/demo/off"}
 
 
 @clause("diff-stale-conffile", "diff-stale-unpackaged")
 def test_what_an_upgrade_leaves_alone(subhost: Subhost, lower: Dpkg) -> None:
-    """An unchanged configuration file, and a file of no package that has changed below."""
+    """A configuration file that is the same in the new version is not stale, nor is a file of
+    no package that has changed below."""
     lower.install("demo", "1")
     lower.install("confer", "1")
-    subhost.prepare(f"echo host > {lower.root}/etc/own; mkdir {lower.root}/srv/new")
+    subhost.prepare_host(f"echo host > {lower.root}/etc/own; mkdir {lower.root}/srv/new")
     boot(subhost)
     subhost.inside(
         "cd /etc; echo mine >> demo.conf; echo mine >> confer.conf; echo mine >> own; "
         "echo mine > /srv/new/later"
     )
-    subhost.prepare(f"echo more >> {lower.root}/etc/own")
+    subhost.prepare_host(f"echo more >> {lower.root}/etc/own")
     lower.install("demo", "2")
     lower.install("confer", "9")
     found = {path: line.change for path, line in lines(diff(subhost, "/etc")).items()}
@@ -176,7 +180,8 @@ def test_what_an_upgrade_leaves_alone(subhost: Subhost, lower: Dpkg) -> None:
 
 @clause("diff-stale-own")
 def test_a_package_of_the_subhosts_own(subhost: Subhost, lower: Dpkg) -> None:
-    """Unpacked inside before LOWER's was: only an older one is stale, by dpkg's order of versions."""
+    """Where the subhost has unpacked a package itself before LOWER did, only an older version
+    is stale, by dpkg's order of versions."""
     versions = {"older": ("1.9", "1.10"), "even": ("2", "2"), "newer": ("1:0.1", "3")}
     for name in versions:
         lower.install(name, "1")
@@ -192,13 +197,14 @@ def test_a_package_of_the_subhosts_own(subhost: Subhost, lower: Dpkg) -> None:
 
 @clause("diff-stale-lower")
 def test_a_lower_without_a_dpkg(subhost: Subhost) -> None:
-    """What differs and has been put there since is stale; what is older is not."""
+    """Where LOWER has no dpkg, what differs and has been put there since is stale, and what is
+    older is not."""
     lower = subhost.fill("lower")
-    subhost.prepare(f"echo 1 > {lower}/srv/a; echo 1 > {lower}/srv/b; echo 1 > {lower}/srv/c")
+    subhost.prepare_host(f"echo 1 > {lower}/srv/a; echo 1 > {lower}/srv/b; echo 1 > {lower}/srv/c")
     boot(subhost)
     subhost.inside("cd /srv; echo mine > a; echo mine > b; : >> c")
-    subhost.prepare(f"echo 2 > {lower}/new && mv {lower}/new {lower}/srv/a")
-    subhost.prepare(f"cd {lower}/srv && cp -p c new && mv new c")
+    subhost.prepare_host(f"echo 2 > {lower}/new && mv {lower}/new {lower}/srv/a")
+    subhost.prepare_host(f"cd {lower}/srv && cp -p c new && mv new c")
     assert stale(subhost) == {"/srv/a"}
     change = as_json(subhost)["changes"]["/srv/a"]
     assert (change["stale"], change["package"]) == (True, None)
@@ -207,8 +213,8 @@ def test_a_lower_without_a_dpkg(subhost: Subhost) -> None:
 @clause("diff-packages", "diff-installed-here", "diff-removed-here", "diff-own-version",
         "diff-installed-below", "diff-removed-below", "diff-changed-below")  # fmt: skip
 def test_the_packages_of_both(subhost: Subhost, lower: Dpkg) -> None:
-    """Once a dpkg has run in the subhost each package that differs is told, and how; before that
-    none is, whatever happens below."""
+    """Once a dpkg has run in the subhost overlay-diff tells how each package differs; before
+    that it tells of none, whatever happens below."""
     for name in ("changed", "owned", "purged", "removed", "lost", "same"):
         lower.install(name, "1")
     own = boot(subhost)
@@ -239,18 +245,18 @@ def test_the_packages_of_both(subhost: Subhost, lower: Dpkg) -> None:
 
 @clause("diff-drop", "diff-packages")
 def test_a_status_file_that_is_dropped(subhost: Subhost, lower: Dpkg) -> None:
-    """The subhost's dpkg then knows what LOWER's knows."""
+    """Once the subhost's status file was dropped its dpkg knows what LOWER's knows."""
     lower.install("demo", "1")
     own = boot(subhost)
     own.install("mine", "1")
     lower.install("demo", "2")
     subhost.stop()
-    done = subhost.run(f"overlay-diff --drop /var/lib/dpkg/status {subhost.conf}")
+    done = subhost.on_host(f"overlay-diff --drop /var/lib/dpkg/status {subhost.conf}")
     assert done.status == 0, done
     assert len(tables(diff(subhost))) == 1
     own = boot(subhost)
     shown = f"sed -n 's/^Package: //p; s/^Version: //p' {own.root}/var/lib/dpkg/status"
-    assert subhost.prepare(shown) == "demo\n2\n"
+    assert subhost.prepare_host(shown) == "demo\n2\n"
 
 
 def warned(subhost: Subhost) -> list[str]:
@@ -264,8 +270,8 @@ def warned(subhost: Subhost) -> list[str]:
 
 @clause("diff-warning", "diff-warning-only")
 def test_a_boot_tells_of_it(subhost: Subhost, lower: Dpkg) -> None:
-    """Once LOWER's packages are newer than the subhost's own database; neither before nor once its
-    dpkg has run again."""
+    """A boot warns once LOWER's packages are newer than the subhost's own database, neither
+    before nor once the subhost's dpkg has run again."""
     lower.install("demo", "1")
     assert warned(subhost) == []
     Dpkg(subhost, f"/proc/{subhost.pid1()}/root").install("mine", "1")
@@ -277,5 +283,5 @@ def test_a_boot_tells_of_it(subhost: Subhost, lower: Dpkg) -> None:
     assert len(said) == 1 and subhost.name in said[0], said
     Dpkg(subhost, f"/proc/{subhost.pid1()}/root").install("mine", "2")
     subhost.stop()
-    subhost.prepare(f": > {subhost.log}")
+    subhost.prepare_host(f": > {subhost.log}")
     assert warned(subhost) == []

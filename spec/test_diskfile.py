@@ -14,7 +14,7 @@ from spec.subhost import TINY, Subhost
 @pytest.fixture
 def disk(subhost: Subhost) -> Iterator[Subhost]:
     """The subhost with disk.img (one file system) and parted.img (it is the second partition)."""
-    made = subhost.run(
+    made = subhost.on_host(
         f"""set -e; cd {subhost.folder}; mkdir -p mnt content/some/path content/some/upper/path
         mkdir -p content/some/work/path; cp -a {TINY}/. content/; cp -a {TINY}/. content/some/path/
         mke2fs -q -t ext4 -d content disk.img 32M; truncate -s 40M parted.img
@@ -46,8 +46,9 @@ def test_a_partition_as_lower(disk: Subhost) -> None:
 
 @clause("diskfile-mountpoint")
 def test_the_mount_point_is_what_is_there(disk: Subhost) -> None:
-    """The longest leading part of the path that is a folder before the image is mounted."""
-    disk.run(f"mkdir {disk.folder}/mnt/deep")
+    """The mount point is the longest leading part of the path that is a folder before the
+    image is mounted."""
+    disk.on_host(f"mkdir {disk.folder}/mnt/deep")
     disk.boot("LOWER=!overlay-diskfile mnt/deep/some/path disk.img")
     assert f" {disk.folder}/mnt/deep ext4 " in disk.target.read("/proc/self/mounts")
     assert "some" not in disk.inside("ls /")
@@ -55,14 +56,14 @@ def test_the_mount_point_is_what_is_there(disk: Subhost) -> None:
 
 @clause("diskfile-subtree", "diskfile-partition")
 def test_a_folder_of_a_partition_as_lower(disk: Subhost) -> None:
-    """A path in the image's file system, below the mount point."""
+    """The rest of a path, below the mount point, is a path in the image's file system."""
     disk.boot("LOWER=!overlay-diskfile mnt/some/path parted.img 2")
     assert "some" not in disk.inside("ls /") and "bin" in disk.inside("ls /")
 
 
 @clause("diskfile-upper", "diskfile-same")
 def test_upper_and_work_in_a_partition(disk: Subhost) -> None:
-    """What the subhost writes is in the image; WORK outside of it starts nothing."""
+    """What the subhost writes is in the image, and a WORK outside of it starts nothing."""
     disk.boot("UPPER=!overlay-diskfile mnt/some/upper/path parted.img 2\nWORK= mnt/some/work/path")
     disk.inside("echo mine > /mine")
     assert disk.target.read(f"{disk.folder}/mnt/some/upper/path/mine") == "mine\n"
@@ -72,18 +73,20 @@ def test_upper_and_work_in_a_partition(disk: Subhost) -> None:
 
 @clause("diskfile-mounted", "diskfile-stays")
 def test_a_mounted_image_is_used_as_it_is(disk: Subhost) -> None:
-    """The mount stays when the subhost ends, and serves the next start."""
+    """The mount stays when the subhost ends, serves the next start, and goes by umount(8)."""
     for _ in range(2):
         disk.boot("LOWER=!overlay-diskfile mnt/ disk.img")
         disk.stop()
         mounts = disk.target.read("/proc/self/mounts")
         assert mounts.count(f" {disk.folder}/mnt ") == 1
+    disk.prepare_host(f"umount {disk.folder}/mnt")
+    assert f" {disk.folder}/mnt " not in disk.target.read("/proc/self/mounts")
 
 
 @clause("diskfile-inactive")
 def test_outside_of_a_boot_nothing_is_mounted(subhost: Subhost) -> None:
     """Outside of a boot overlay-diskfile mounts nothing and only prints the path."""
-    done = subhost.run(f"cd {subhost.folder} && overlay-diskfile mnt/some/path disk.img 2")
+    done = subhost.on_host(f"cd {subhost.folder} && overlay-diskfile mnt/some/path disk.img 2")
     assert (done.status, done.out) == (0, "mnt/some/path\n"), done
 
 

@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.subhost import TINY, Subhost
 from spec.waiting import PID1
 
@@ -35,7 +36,7 @@ def keeper(subhost: Subhost) -> str:
 
 @clause("reaper-entered")
 def test_the_last_service_is_restarted_by_hand(subhost: Subhost) -> None:
-    """Its stop leaves no process but the restart's own, which goes on and starts it again."""
+    """A restart by hand goes on though its stop leaves the subhost no other process."""
     daemon = "setsid sleep 4321 < /dev/null > /dev/null 2>&1 & echo $! > /pid"
     subhost.boot(
         scripts(
@@ -48,7 +49,7 @@ def test_the_last_service_is_restarted_by_hand(subhost: Subhost) -> None:
         )
     )
     pid = subhost.pid1()
-    done = subhost.run(f"overlay-go {subhost.name} /daemon restart")
+    done = subhost.on_host(f"overlay-go {subhost.name} /daemon restart")
     assert done.status == 0, done
     assert told(subhost)[-3:] == ["daemon stop", "daemon start", "done"]
     assert subhost.pid1() == pid and "sleep" in subhost.processes()
@@ -56,10 +57,10 @@ def test_the_last_service_is_restarted_by_hand(subhost: Subhost) -> None:
 
 @clause("reaper-entered")
 def test_it_ends_when_the_last_entered_process_does(subhost: Subhost) -> None:
-    """A shell of overlay-go outlives the services, and then the subhost ends."""
+    """A shell of overlay-go outlives the services, and when it ends so does the subhost."""
     subhost.boot()
     pid = subhost.pid1()
-    done = subhost.run(
+    done = subhost.on_host(
         f"overlay-go {subhost.name}",
         input="echo > /run/dummy_service; sleep 1; cat /proc/1/comm\n",
     )
@@ -69,14 +70,14 @@ def test_it_ends_when_the_last_entered_process_does(subhost: Subhost) -> None:
 
 @clause("stop-each", "stop-timeout", "stop-named")
 def test_a_stop_script_that_hangs_keeps_no_other_from_its_time(subhost: Subhost) -> None:
-    """With --timeout 2, four that need 1 s each and one that never ends are all told."""
+    """With --timeout 2 five stop scripts are all told to stop, though one of them never ends."""
     slow = '[ $1 = start ] || { sleep 1; echo "$(basename $0) stopped" >> /told; }'
     bodies = dict.fromkeys(("one", "two", "three", "four"), slow)
     bodies["hangs"] = "[ $1 = start ] || { trap '' TERM HUP; sleep 99; sleep 99; }"
     subhost.boot(scripts(subhost, **bodies))
     pid = subhost.pid1()
-    done = subhost.run(f"overlay-stop --timeout 2 {subhost.name}", timeout=60)
-    assert done.status == 1 and "hangs" in done.err, done
+    done = subhost.on_host(f"overlay-stop --timeout 2 {subhost.name}", timeout=60)
+    one_line(done, 1, "hangs")
     assert "hangs" in subhost.target.read(subhost.log)
     assert not any(name in done.err for name in ("/one", "/two", "/three", "/four")), done
     stopped = [line.split()[0] for line in told(subhost) if line.endswith("stopped")]
@@ -86,9 +87,9 @@ def test_a_stop_script_that_hangs_keeps_no_other_from_its_time(subhost: Subhost)
 
 @clause("stop-timeout-default")
 def test_a_stop_script_has_more_than_the_grace_by_default(subhost: Subhost) -> None:
-    """One that needs 12 s comes to its end."""
+    """A stop script that needs 12 s comes to its end."""
     subhost.boot(scripts(subhost, slow="[ $1 = start ] || { sleep 12; echo over >> /told; }"))
-    done = subhost.run(f"overlay-stop {subhost.name}", timeout=60)
+    done = subhost.on_host(f"overlay-stop {subhost.name}", timeout=60)
     assert done.status == 0, done
     assert told(subhost)[-1] == "over"
 
@@ -105,10 +106,10 @@ def test_a_stop_while_services_are_being_started(subhost: Subhost) -> None:
             three=":",
         )
     )
-    subhost.run(f"overlay-boot {subhost.conf} < /dev/null")
+    subhost.on_host(f"overlay-boot {subhost.conf} < /dev/null")
     assert subhost.wait(f"[ -e {subhost.folder}/root/begun ]")
     pid = subhost.pid1()
-    subhost.run(f"overlay-stop --timeout 5 {subhost.name}", timeout=40)
+    subhost.on_host(f"overlay-stop --timeout 5 {subhost.name}", timeout=40)
     assert told(subhost) == ["one start", "two start", "two stop", "one stop"]
     assert subhost.gone(pid)
 
@@ -116,9 +117,9 @@ def test_a_stop_while_services_are_being_started(subhost: Subhost) -> None:
 @clause("stop-log")
 @pytest.mark.parametrize("how", ["link", "owner", "folder", "full"])
 def test_a_log_that_cannot_be_written_does_not_keep_it_up(subhost: Subhost, how: str) -> None:
-    """A warning, the stop scripts all the same, and status 0."""
+    """A log that cannot be written costs a warning; all scripts are run, and the status is 0."""
     small = f"{subhost.folder}/small"
-    subhost.prepare(f"mkdir {small} && mount -t tmpfs -o size=64k none {small}")
+    subhost.prepare_host(f"mkdir {small} && mount -t tmpfs -o size=64k none {small}")
     log = f"{small}/log"
     try:
         subhost.boot(scripts(subhost, one="setsid sleep 999 &") + f"\nLOG= {log}")
@@ -129,50 +130,50 @@ def test_a_log_that_cannot_be_written_does_not_keep_it_up(subhost: Subhost, how:
             "folder": f"rm {log}; mkdir {log}",
             "full": f"cat /dev/zero > {small}/rest; head -c 4096 /dev/zero >> {log}; :",
         }[how]
-        subhost.run(spoil)
-        done = subhost.run(f"overlay-stop {subhost.name}")
+        subhost.on_host(spoil)
+        done = subhost.on_host(f"overlay-stop {subhost.name}")
         assert done.status == 0 and log in done.err, done
         assert told(subhost) == ["one start", "one stop"]
         assert subhost.gone(pid)
         assert not subhost.host.file(f"{subhost.folder}/elsewhere").exists
     finally:
-        subhost.run(f"overlay-stop --timeout 0 {subhost.name}; umount -l {small}")
+        subhost.on_host(f"overlay-stop --timeout 0 {subhost.name}; umount -l {small}")
 
 
 @clause("stop-forced-stopping")
 def test_processes_that_stop_each_other_do_not_hold_it_up(subhost: Subhost) -> None:
-    """One that sends SIGSTOP to all others, for ever: it ends with them after the grace at last."""
+    """A process that sends SIGSTOP to all others for ever ends with them after the grace."""
     evil = (
         "[ -p /go ] || mkfifo /go; setsid sh -c 'read go < /go; while :; do kill -STOP -1; done' &"
     )
     subhost.boot(scripts(subhost, evil=f"[ $1 = stop ] || {{ {evil} }}"))
     pid = subhost.pid1()
     # Not before the services have been started: it would stop the start of them for good, too.
-    subhost.run(f"echo > /proc/{pid}/root/go")
-    done = subhost.run(f"overlay-stop --timeout 1 {subhost.name}", timeout=60)
+    subhost.on_host(f"echo > /proc/{pid}/root/go")
+    done = subhost.on_host(f"overlay-stop --timeout 1 {subhost.name}", timeout=60)
     # Whether SIGTERM or SIGKILL ends it depends on whom it stops when.
     assert done.status in (0, 1) and subhost.gone(pid), done
 
 
 @clause("stop-forced-keeper")
 def test_a_keeper_that_is_stopped_does_not_hold_it_up(subhost: Subhost) -> None:
-    """All is cleared within the usual time, with status 0."""
+    """All of a subhost is cleared in time though the process that waits for it is stopped."""
     subhost.boot("CABLES= =")
     pid = subhost.pid1()
-    subhost.run(f"kill -STOP {keeper(subhost)}")
-    done = subhost.run(f"overlay-stop {subhost.name}", timeout=30)
+    subhost.on_host(f"kill -STOP {keeper(subhost)}")
+    done = subhost.on_host(f"overlay-stop {subhost.name}", timeout=30)
     assert done.status == 0 and subhost.gone(pid), done
 
 
 @clause("stop-forced-keeper", "stop-waits")
 def test_a_keeper_that_is_lost_is_done_without(subhost: Subhost) -> None:
-    """Its subhost runs on, is refused a second boot, and overlay-stop clears all of it."""
+    """A subhost that lost its waiting process runs on, once, and overlay-stop clears it all."""
     subhost.boot("CABLES= =")
     pid = subhost.pid1()
-    subhost.run(f"kill -9 {keeper(subhost)}")
+    subhost.on_host(f"kill -9 {keeper(subhost)}")
     assert subhost.start().status == 1
     assert subhost.inside("echo on") == "on\n"
-    done = subhost.run(f"overlay-stop {subhost.name}")
+    done = subhost.on_host(f"overlay-stop {subhost.name}")
     assert done.status == 0 and subhost.gone(pid), done
 
 
@@ -183,7 +184,7 @@ def test_cables_go_though_the_namespace_is_held(subhost: Subhost, how: str) -> N
     subhost.boot("CABLES= = =")
     pid = subhost.pid1()
     held = int(
-        subhost.run(
+        subhost.on_host(
             f"ip netns exec {subhost.name} setsid sleep 60 > /dev/null 2>&1 < /dev/null & echo $!"
         ).out
     )
@@ -191,7 +192,7 @@ def test_cables_go_though_the_namespace_is_held(subhost: Subhost, how: str) -> N
         assert subhost.wait(
             f"[ $(readlink /proc/{held}/ns/net) = $(readlink /proc/{pid}/ns/net) ]"
         )
-        subhost.run(
+        subhost.on_host(
             f"overlay-stop {subhost.name}"
             if how == "stop"
             else f"echo 'echo > /run/dummy_service' | overlay-go {subhost.name}"
@@ -199,7 +200,7 @@ def test_cables_go_though_the_namespace_is_held(subhost: Subhost, how: str) -> N
         assert subhost.gone(pid)
         assert subhost.host.file(f"/proc/{held}").exists
     finally:
-        subhost.run(f"kill {held}")
+        subhost.on_host(f"kill {held}")
 
 
 @clause("files-records-lost")
@@ -210,20 +211,20 @@ def test_a_record_that_was_removed_by_hand(subhost: Subhost, command: str, left:
     subhost.boot("CABLES= =")
     pid = subhost.pid1()
     record = f"/run/overlay-boot/{subhost.name}"
-    subhost.run(f"rm {record}; {left or ':'} {record}")
+    subhost.on_host(f"rm {record}; {left or ':'} {record}")
     if command == "go":
         assert subhost.inside("echo in") == "in\n"
     if command == "list":
-        assert f"{subhost.name} " in subhost.run("overlay-list").out
-    done = subhost.run(f"overlay-stop {subhost.name}")
-    subhost.run(f"rm -d {record}")
+        assert f"{subhost.name} " in subhost.on_host("overlay-list").out
+    done = subhost.on_host(f"overlay-stop {subhost.name}")
+    subhost.on_host(f"rm -d {record}")
     assert done.status == 0 and subhost.gone(pid), done
 
 
 @clause("files-records-odd")
 @pytest.mark.parametrize("odd", ["empty", "text", "binary", "pipe", "folder", "link"])
 def test_what_is_no_record_is_told_of_and_hides_nobody(subhost: Subhost, odd: str) -> None:
-    """overlay-list and overlay-stop name it in one line and do their work."""
+    """overlay-list and overlay-stop name what is no record in one line, and do their work."""
     subhost.boot()
     path = f"/run/overlay-boot/{subhost.name}odd"
     make = {
@@ -235,31 +236,31 @@ def test_what_is_no_record_is_told_of_and_hides_nobody(subhost: Subhost, odd: st
         "link": f"ln -s /etc/passwd {path}",
     }[odd]
     try:
-        subhost.prepare(make)
-        done = subhost.run("overlay-list", timeout=10)
+        subhost.prepare_host(make)
+        done = subhost.on_host("overlay-list", timeout=10)
         assert done.status == 0 and f"{subhost.name} " in done.out and path in done.err, done
-        done = subhost.run(f"overlay-stop {subhost.name}odd", timeout=10)
-        assert done.status in (1, 3) and done.err.count("\n") == 1, done
-        done = subhost.run(f"overlay-stop {subhost.name}")
+        done = subhost.on_host(f"overlay-stop {subhost.name}odd", timeout=10)
+        one_line(done, (1, 3))
+        done = subhost.on_host(f"overlay-stop {subhost.name}")
         assert done.status == 0, done
     finally:
-        subhost.run(f"rm -rf {path}")
+        subhost.on_host(f"rm -rf {path}")
 
 
 @clause("stop-not-running")
 @pytest.mark.parametrize("name", ["..", ".", "/", "''", "a/../b", "-- -x"])
 def test_odd_names_are_just_not_running(subhost: Subhost, name: str) -> None:
-    """One line and status 3."""
-    done = subhost.run(f"overlay-stop {name}")
-    assert done.status == 3 and done.err.count("\n") == 1, done
+    """For an odd name overlay-stop says in one line that no such subhost runs, with status 3."""
+    done = subhost.on_host(f"overlay-stop {name}")
+    one_line(done, 3)
 
 
 @clause("stop-not-running")
 def test_a_boot_that_fails_is_not_waited_for(subhost: Subhost) -> None:
-    """overlay-stop during it ends with status 3 as soon as it has failed."""
+    """An overlay-stop during a boot ends with status 3 as soon as that boot has failed."""
     hook = subhost.put("hook", "#!/bin/sh\nsleep 2; exit 1\n")
     subhost.write(f"PREMOUNT= {hook}")
-    done = subhost.run(
+    done = subhost.on_host(
         f"overlay-boot {subhost.conf} < /dev/null > /dev/null 2>&1 & {PID1}\n"
         f"until [ -e /run/overlay-boot/{subhost.name} ]; do sleep 0.05; done\n"
         f"date +%s%N; overlay-stop {subhost.name}; echo $?; date +%s%N"
@@ -270,54 +271,55 @@ def test_a_boot_that_fails_is_not_waited_for(subhost: Subhost) -> None:
 
 @clause("stop-leftovers-own")
 def test_a_name_that_is_somebody_elses_by_now(subhost: Subhost) -> None:
-    """After a crash the administrator makes a bridge with the cable's name: it stays."""
+    """A bridge that was made after a crash, with the name of the lost cable, stays."""
     subhost.boot("CABLES= =")
     name = f"{subhost.name}0"
     subhost.crash()
     try:
-        subhost.prepare(
+        subhost.prepare_host(
             f"for i in $(seq 100); do [ -e /sys/class/net/{name} ] || break; sleep 0.1; done; "
             f"ip link add {name} type bridge"
         )
-        assert subhost.run(f"overlay-stop {subhost.name}").status == 3
+        assert subhost.on_host(f"overlay-stop {subhost.name}").status == 3
         assert subhost.target.run(f"ip -d link show {name} | grep -w bridge").out
         assert not subhost.host.file(f"/run/overlay-boot/{subhost.name}").exists
     finally:
-        subhost.run(f"ip link delete {name}")
+        subhost.on_host(f"ip link delete {name}")
 
 
 @clause("end-own")
 def test_a_keeper_leaves_its_successors_alone(subhost: Subhost) -> None:
-    """A subhost whose record and name were removed by hand ends after another one has its NAME."""
+    """A subhost whose record and name were removed by hand, and which ends when another one
+    has its NAME, takes nothing of that one's away."""
     name = subhost.name
     subhost.boot()
     first = subhost.pid1()
-    subhost.run(f"rm /run/overlay-boot/{name} /run/netns/{name}")
-    subhost.run(f"cd {subhost.folder} && mkdir other && cd other && mkdir root work live")
+    subhost.on_host(f"rm /run/overlay-boot/{name} /run/netns/{name}")
+    subhost.on_host(f"cd {subhost.folder} && mkdir other && cd other && mkdir root work live")
     conf = subhost.put(
         f"other/{name}.conf", f"BASE= .\nLOWER= {TINY}\nSTART= none\nLOG= {subhost.log}\n", 0o644
     )
-    done = subhost.run(f"overlay-boot {conf} < /dev/null")
+    done = subhost.on_host(f"overlay-boot {conf} < /dev/null")
     assert done.status == 0, done
     second = subhost.pid1()
     assert first not in (0, second)
-    subhost.run(f"kill -9 {first}")
+    subhost.on_host(f"kill -9 {first}")
     assert subhost.wait(f"[ ! -e /proc/{first} ]")
     assert not subhost.wait(f"[ ! -e /run/overlay-boot/{name} ] || [ ! -e /run/netns/{name} ]", 1)
     assert subhost.pid1() == second
-    assert subhost.run(f"overlay-stop {name}").status == 0
+    assert subhost.on_host(f"overlay-stop {name}").status == 0
 
 
 @clause("interrupted-status", "interrupted")
 def test_signals_at_any_moment(subhost: Subhost) -> None:
-    """A dozen boots, each sent a signal some milliseconds later than the last: either it runs
-    and the status is 0, or the status is the signal's and nothing is left."""
+    """Of a dozen boots, each sent a signal some milliseconds later than the last, each either
+    runs and has status 0, or ends with the signal's status and leaves nothing."""
     subhost.write("CABLES= =")
     before = subhost.target.run(f"find {subhost.folder}/root {subhost.folder}/work").out
     for number in range(15):
         signal, status = (("INT", 130), ("TERM", 143), ("HUP", 129))[number % 3]
         delay = 0.02 * number * subhost.target.patience
-        done = subhost.run(
+        done = subhost.on_host(
             f"""(exec env --default-signal overlay-boot {subhost.conf}) < /dev/null > /dev/null 2>&1 &
             sleep {delay:.3f}; kill -{signal} $!; wait $!; echo $?"""
         )
@@ -327,9 +329,9 @@ def test_signals_at_any_moment(subhost: Subhost) -> None:
             assert subhost.gone(0), done  # that was the interpreter's own start, not the boot's
         elif said == 0:
             assert subhost.pid1(), done
-            assert subhost.run(f"overlay-stop {subhost.name}").status == 0
-            subhost.prepare(f"rm -rf {subhost.folder}/root/* {subhost.folder}/root/.reaper")
-            subhost.prepare(f"rm -rf {subhost.folder}/work/*")
+            assert subhost.on_host(f"overlay-stop {subhost.name}").status == 0
+            subhost.prepare_host(f"rm -rf {subhost.folder}/root/* {subhost.folder}/root/.reaper")
+            subhost.prepare_host(f"rm -rf {subhost.folder}/work/*")
         else:
             assert said == status, done
             assert subhost.gone(0), done
@@ -348,9 +350,9 @@ def test_a_process_that_pretends_to_start_services(subhost: Subhost, name: str) 
         "init", f"#!/bin/sh\ncat << 'EOF'\nsh -c {shlex.quote(forge)} &\nexec sleep 1000\nEOF\n"
     )
     subhost.write(scripts(subhost, one=":") + f"\nINIT= {init}")
-    assert subhost.run(f"overlay-boot {subhost.conf} < /dev/null").status == 0
+    assert subhost.on_host(f"overlay-boot {subhost.conf} < /dev/null").status == 0
     pid = subhost.pid1()
-    done = subhost.run(f"overlay-stop --timeout 1 {subhost.name}", timeout=40)
+    done = subhost.on_host(f"overlay-stop --timeout 1 {subhost.name}", timeout=40)
     assert "Traceback" not in done.err and done.status in (0, 1), done
     assert told(subhost) == ["one stop"]
     assert subhost.gone(pid)
@@ -358,10 +360,10 @@ def test_a_process_that_pretends_to_start_services(subhost: Subhost, name: str) 
 
 @clause("stop-once")
 def test_several_stops_at_once_run_each_script_once(subhost: Subhost) -> None:
-    """Five at once all end with status 0 or 3, when the subhost is down."""
+    """Of five overlay-stop at once each ends with 0 or 3, and no stop script runs twice."""
     subhost.boot(scripts(subhost, slow="[ $1 = start ] || sleep 1"))
     pid = subhost.pid1()
-    said = subhost.run(
+    said = subhost.on_host(
         f"for i in 1 2 3 4 5; do (overlay-stop {subhost.name}; echo $?) & done; wait"
     )
     assert set(said.out.split()) <= {"0", "3"} and "0" in said.out.split(), said
@@ -373,13 +375,13 @@ def test_several_stops_at_once_run_each_script_once(subhost: Subhost) -> None:
 @clause("stop-forced-keeper")
 @pytest.mark.usefixtures("interfaces")
 def test_without_a_keeper_ifdown_runs_all_the_same(subhost: Subhost) -> None:
-    """What ifup took up is taken down, with the cable still there."""
+    """What ifup took up is taken down before the cable goes, though nobody waited for the end."""
     down = f"{subhost.folder}/down"
     subhost.stanza(f"{subhost.name}0", f"down ip -br link show {subhost.name}0 > {down}")
     subhost.boot("CABLES= =")
     pid = subhost.pid1()
-    subhost.run(f"kill -9 {keeper(subhost)}")
-    done = subhost.run(f"overlay-stop {subhost.name}")
+    subhost.on_host(f"kill -9 {keeper(subhost)}")
+    done = subhost.on_host(f"overlay-stop {subhost.name}")
     assert done.status == 0 and subhost.gone(pid), done
     assert subhost.name in subhost.target.read(down)
 
@@ -387,11 +389,11 @@ def test_without_a_keeper_ifdown_runs_all_the_same(subhost: Subhost) -> None:
 @clause("end-again")
 @pytest.mark.usefixtures("interfaces")
 def test_a_boot_waits_for_the_clean_up(subhost: Subhost) -> None:
-    """Also for an ifdown that takes its time, after an end that nobody asked for."""
+    """A boot waits for the clean-up after an end that nobody asked for, a slow ifdown included."""
     subhost.stanza(f"{subhost.name}0", "down sleep 11")
     subhost.boot("CABLES= =")
     pid = subhost.pid1()
-    subhost.run(f"kill -9 {pid}")
+    subhost.on_host(f"kill -9 {pid}")
     assert subhost.wait(f"[ ! -e /proc/{pid} ]")
     subhost.boot("CABLES= =")
     assert subhost.pid1() not in (None, pid)

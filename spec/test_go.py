@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from spec.clauses import clause
+from spec.errors import FAILED, one_line
 from spec.subhost import Subhost
 from spec.terminal import drive, fulfilled
 
@@ -14,7 +15,7 @@ from spec.terminal import drive, fulfilled
 @clause("go-relay")
 @pytest.mark.parametrize("echo", ["echo", "-echo"])
 def test_much_is_typed_while_it_is_echoed(subhost: Subhost, echo: str) -> None:
-    """200 KB of lines go in by a terminal and come out again, with and without echo."""
+    """Lines of 200 KB in all go in by a terminal and come out again, with and without echo."""
     subhost.boot()
     count = 200_000
     command = (
@@ -42,7 +43,7 @@ def test_much_is_typed_while_it_is_echoed(subhost: Subhost, echo: str) -> None:
 
 @clause("go-relay")
 def test_much_is_printed(subhost: Subhost) -> None:
-    """200 KB come out of a command at a terminal, to the last byte."""
+    """All of the 200 KB that a command prints at a terminal come out, to the last byte."""
     subhost.boot()
     command = f"overlay-go {subhost.name} sh -c 'seq 100000 133332; exit 5'"
     result = fulfilled(drive(subhost, command, ["end", 30]))
@@ -54,10 +55,11 @@ def test_much_is_printed(subhost: Subhost) -> None:
 @clause("go-redirect")
 @pytest.mark.parametrize("redirected", ["", "0", "1", "2", "01", "02", "12", "012"])
 def test_what_is_no_terminal_goes_in_as_it_is(subhost: Subhost, redirected: str) -> None:
-    """Each mix of terminals and files of 0, 1 and 2 is what the command finds."""
+    """Whatever mix of terminals and files the caller's 0, 1 and 2 are, the command finds the
+    same."""
     subhost.boot()
     folder = subhost.folder
-    subhost.prepare(f"echo given > {folder}/in")
+    subhost.prepare_host(f"echo given > {folder}/in")
     looks = "".join(f"[ -t {fd} ] && found=${{found}}{fd}; " for fd in (0, 1, 2))
     inside = f"{looks} echo is-out; echo is-err >&2; cat < /dev/null; echo t$found > /found"
     if "0" in redirected:
@@ -80,7 +82,8 @@ def test_what_is_no_terminal_goes_in_as_it_is(subhost: Subhost, redirected: str)
 
 @clause("go-size")
 def test_the_window_has_the_callers_size(subhost: Subhost) -> None:
-    """At the start, and when it changes, which SIGWINCH tells the command."""
+    """The command's terminal has the size of the caller's at the start and after a change, of
+    which SIGWINCH tells the command."""
     subhost.boot()
     inside = "trap 'stty size' WINCH; stty size; while :; do sleep 0.1; done"
     fulfilled(
@@ -98,7 +101,8 @@ def test_the_window_has_the_callers_size(subhost: Subhost) -> None:
 
 @clause("go-descriptors")
 def test_only_three_descriptors_get_in(subhost: Subhost) -> None:
-    """Whatever else the caller has open, and whatever is closed."""
+    """Only 0, 1 and 2 get in, whatever else the caller has open, and whichever of these it has
+    closed."""
     subhost.boot()
     look = "cd /proc/self/fd; for fd in *; do readlink $fd; done"
     for ends in ("", "<&-", ">&2 2>&1", "2>&-"):
@@ -111,7 +115,7 @@ def test_only_three_descriptors_get_in(subhost: Subhost) -> None:
             if terminal:
                 said = fulfilled(drive(subhost, command, ["end", 20]))["screen"]
             else:
-                done = subhost.run(command)
+                done = subhost.on_host(command)
                 said = done.out + done.err
             assert len(said.strip().splitlines()) == 3, (ends, terminal, said)
 
@@ -127,7 +131,7 @@ def test_one_that_is_being_started_is_waited_for(subhost: Subhost) -> None:
         'exec overlay-postmount "$@"\n',
     )
     subhost.write(f"POSTMOUNT= {hook}")
-    subhost.prepare(f"mkdir -p {subhost.folder}/root && echo subhost > {mark}")
+    subhost.prepare_host(f"mkdir -p {subhost.folder}/root && echo subhost > {mark}")
     go = f"overlay-go {subhost.name} cat /mark"
     held = (
         f"overlay-boot {subhost.conf} < /dev/null & "
@@ -137,11 +141,29 @@ def test_one_that_is_being_started_is_waited_for(subhost: Subhost) -> None:
         f"echo --; cat {subhost.folder}/go*; rm {subhost.folder}/held {subhost.folder}/released"
     )
     for _ in range(3):
-        done = subhost.run(held, timeout=60)
+        done = subhost.on_host(held, timeout=60)
         early, _, late = done.out.partition("--\n")
         assert "0" not in early.split(), done
         assert late == "subhost\n0\n" * 4, done
-        assert subhost.run(f"overlay-stop {subhost.name}").status == 0
+        assert subhost.on_host(f"overlay-stop {subhost.name}").status == 0
+
+
+@clause("go-starting")
+def test_one_that_takes_long_to_start_is_given_up(subhost: Subhost) -> None:
+    """overlay-go waits ten seconds at most for a boot that takes longer, and says so in one line."""
+    held, released = f"{subhost.folder}/held", f"{subhost.folder}/released"
+    wait = f"until [ -e {released} ]; do sleep 0.05; done"
+    hook = subhost.put("hook", f"#!/bin/sh\ntouch {held}; {wait}\n")
+    subhost.write(f"PREMOUNT= {hook}")
+    done = subhost.on_host(
+        f"overlay-boot {subhost.conf} < /dev/null > /dev/null 2>&1 & "
+        f"until [ -e {held} ]; do sleep 0.05; done; date +%s%N; "
+        f"overlay-go {subhost.name} true; status=$?; date +%s%N; touch {released}; exit $status",
+        timeout=60,
+    )
+    begin, end = map(int, done.out.split())
+    one_line(done, FAILED, subhost.name)
+    assert subhost.in_time((end - begin) / 1e9, 10 + 5 * subhost.target.patience), done
 
 
 @clause("go-hidden")
@@ -172,20 +194,20 @@ with open("/seen", "w") as file:
     )
     subhost.put("root/service", "#!/bin/sh\n[ $1 = start ] || sleep 0.3\n")
     shared = f"{subhost.folder}/shared"
-    subhost.prepare(f"mkdir {shared}")
+    subhost.prepare_host(f"mkdir {shared}")
     subhost.boot(f"LOWER= /\nSTART= /service\nSHARE= {watcher}:/watch.py")
-    subhost.run(
+    subhost.on_host(
         f"overlay-go {subhost.name} python3 /watch.py > /dev/null 2>&1 < /dev/null &", timeout=5
     )
     upper = f"{subhost.folder}/root"
     assert subhost.wait(f"[ -e {upper}/watching ]", 20)
-    subhost.run(
+    subhost.on_host(
         f"export SECRET=x; for i in 1 2 3 4 5 6 7 8; do overlay-go {subhost.name} true; "
         f"overlay-share {shared} {subhost.name}; overlay-share --remove {shared} {subhost.name}; "
         "done"
     )
     drive(subhost, f"SECRET=x overlay-go {subhost.name} sh -c 'sleep 0.2'", ["end", 20])
-    subhost.run(f"overlay-go {subhost.name} touch /enough")
+    subhost.on_host(f"overlay-go {subhost.name} touch /enough")
     assert subhost.wait(f"[ -e {upper}/seen ]", 20)
     seen = subhost.target.read(f"{upper}/seen").splitlines()
     assert "secret" not in seen
@@ -239,11 +261,11 @@ def test_a_terminal_that_nobody_reads(subhost: Subhost) -> None:
 
 @clause("go-redirect")
 def test_two_terminals_stay_two(subhost: Subhost) -> None:
-    """What goes to another terminal than the first arrives there."""
+    """What the command writes to another terminal than the first arrives there."""
     subhost.boot()
     inside = "echo is-out; echo is-err >&2; [ -t 2 ] && echo both"
     outer = f"tty > {subhost.folder}/tty; until [ -e {subhost.folder}/over ]; do sleep 0.1; done"
-    subhost.prepare(f"rm -f {subhost.folder}/over")
+    subhost.prepare_host(f"rm -f {subhost.folder}/over")
     result = fulfilled(
         drive(
             subhost,

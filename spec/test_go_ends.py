@@ -32,7 +32,8 @@ def test_keys_that_are_signals_reach_the_command(subhost: Subhost, key: str) -> 
 @pytest.mark.parametrize("signal", ["INT", "QUIT", "TERM", "HUP", "USR1", "USR2"])
 @pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
 def test_signals_reach_the_command(subhost: Subhost, signal: str, terminal: bool) -> None:
-    """One that handles the signal ends as it likes, and its status comes back."""
+    """A command that handles a signal of overlay-go's ends as it likes, and its status comes
+    back."""
     subhost.boot()
     inside = f"trap 'echo caught; exit 7' {signal}; echo ready; while :; do sleep 0.05; done"
     command = f"exec overlay-go {subhost.name} sh -c {shlex.quote(inside)}"
@@ -53,7 +54,7 @@ def test_signals_reach_the_command(subhost: Subhost, signal: str, terminal: bool
         )
         assert result["status"] == 7
         return
-    done = subhost.run(
+    done = subhost.on_host(
         f"""rm -f out; (env --default-signal sh -c {shlex.quote(command)} > out 2>&1; echo $? >> out) &
         until grep -q ready out; do sleep 0.05; done
         pkill -{signal} -f '^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} '; wait; cat out"""
@@ -66,10 +67,10 @@ def test_signals_reach_the_command(subhost: Subhost, signal: str, terminal: bool
 def test_timeout_sees_what_it_expects(subhost: Subhost) -> None:
     """timeout(1) ends a command inside as it would a local one."""
     subhost.boot()
-    assert subhost.run(f"timeout 1 overlay-go {subhost.name} sleep 60").status == 124
-    done = subhost.run(f"timeout -s USR1 1 overlay-go {subhost.name} sleep 60; echo $?")
+    assert subhost.on_host(f"timeout 1 overlay-go {subhost.name} sleep 60").status == 124
+    done = subhost.on_host(f"timeout -s USR1 1 overlay-go {subhost.name} sleep 60; echo $?")
     assert done.out == "124\n", done
-    assert subhost.run(f"overlay-go {subhost.name} sh -c 'kill -SEGV $$'").status == 139
+    assert subhost.on_host(f"overlay-go {subhost.name} sh -c 'kill -SEGV $$'").status == 139
 
 
 @clause("go-killed")
@@ -91,21 +92,22 @@ def test_killed_at_a_terminal_it_leaves_nothing(subhost: Subhost) -> None:
 
 @clause("go-killed")
 def test_killed_on_pipes_it_leaves_nothing(subhost: Subhost) -> None:
-    """The same without a terminal, also for one that ignores SIGHUP."""
+    """After SIGKILL without a terminal nothing of the command runs on either, even if it
+    ignores SIGHUP."""
     subhost.boot()
-    subhost.run(
+    subhost.on_host(
         f"overlay-go {subhost.name} sh -c 'trap \"\" HUP; sleep 4323 | sleep 4323; :' "
         "> /dev/null 2>&1 < /dev/null &"
     )
     assert subhost.wait("pgrep -f '^sleep 432[3]'")
-    subhost.run(f"pkill -KILL -f '^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} '")
+    subhost.on_host(f"pkill -KILL -f '^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} '")
     assert subhost.wait("! pgrep -f 'sleep 432[3]'", 10)
 
 
 @clause("go-restored")
 @pytest.mark.parametrize("end", ["exit", "INT", "TERM", "KILL"])
 def test_the_terminal_is_put_right(subhost: Subhost, end: str) -> None:
-    """However it ends, the terminal's settings are as they were."""
+    """However the command ends, the terminal's settings are as they were."""
     subhost.boot()
     steps: list[list[Any]] = [["see", "ready", 20]]
     if end == "exit":
@@ -164,7 +166,8 @@ def test_ctrl_z_and_fg(subhost: Subhost) -> None:
 
 @clause("go-background")
 def test_a_background_job_runs_on(subhost: Subhost) -> None:
-    """Started with & in an interactive shell, it ends by itself; then it comes to the foreground."""
+    """A command started with & in an interactive shell runs on to its end, and one that still
+    runs can be brought to the foreground."""
     subhost.boot()
     fulfilled(
         drive(
@@ -195,7 +198,8 @@ def test_a_background_job_runs_on(subhost: Subhost) -> None:
 @clause("go-hang-up")
 @pytest.mark.parametrize("told", ["told", "not told"])
 def test_the_callers_terminal_is_closed(subhost: Subhost, told: str) -> None:
-    """The command ends of SIGHUP, also where overlay-go itself is told to ignore that one."""
+    """When the caller's terminal is closed the command ends of SIGHUP, even where overlay-go
+    itself is told to ignore that signal."""
     subhost.boot()
     ignore = "trap '' HUP; " if told == "not told" else ""
     command = f"{ignore}exec overlay-go {subhost.name} sh -c 'echo ready; sleep 4324; :'"
@@ -206,9 +210,10 @@ def test_the_callers_terminal_is_closed(subhost: Subhost, told: str) -> None:
 
 @clause("go-stop")
 def test_a_command_that_stops_itself_stops_nobody_else(subhost: Subhost) -> None:
-    """Without a terminal, the script that has overlay-go started goes on, as with a local command."""
+    """Where a command without a terminal stops itself, the script that has overlay-go started
+    goes on, as with a local command."""
     subhost.boot()
-    done = subhost.run(
+    done = subhost.on_host(
         f"""overlay-go {subhost.name} sh -c 'kill -STOP $$; exit 9' < /dev/null > out 2>&1 &
         pid=$!; until grep -q '^State:.T' /proc/$pid/status; do sleep 0.1; done
         echo goes on; kill -CONT $pid; wait $pid; echo $?""",

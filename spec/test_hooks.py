@@ -7,6 +7,7 @@ import time
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.plugin import precondition
 from spec.subhost import KINDS, TINY, Subhost
 
@@ -28,7 +29,8 @@ mv {subhost.folder}/{name}.part {subhost.folder}/{name}.ran
 @clause("premount", "premount-kinds", "premount-not-plain", "postmount", "postmount-always")
 @pytest.mark.parametrize("kind", KINDS)
 def test_which_hooks_run_for_which_root(subhost: Subhost, kind: str) -> None:
-    """PREMOUNT before an overlay or bind mount and not for a plain root; POSTMOUNT for all."""
+    """PREMOUNT runs before an overlay or a bind mount and not for a plain root; POSTMOUNT runs
+    for all."""
     pre = spy(subhost, "pre")
     post = spy(subhost, "post")
     subhost.start(f"PREMOUNT= {pre}\nPOSTMOUNT= {post}\n{subhost.of_kind(kind)}")
@@ -55,9 +57,9 @@ def test_hooks_get_the_configuration(subhost: Subhost) -> None:
 
 @clause("premount-namespace", "postmount-namespace")
 def test_where_hooks_run(subhost: Subhost) -> None:
-    """They see the main host's root, and what they mount is there for the subhost alone."""
+    """Hooks see the main host's root, and what they mount is there for the subhost alone."""
     lower, live = f"{subhost.folder}/lower", f"{subhost.folder}/live"
-    subhost.run(f"mkdir {lower}")
+    subhost.on_host(f"mkdir {lower}")
     pre = spy(subhost, "pre", f"mount --bind {TINY} {lower}")
     post = spy(subhost, "post", f"mount -t tmpfs posted {live}/srv && mkdir {live}/srv/posted")
     init = subhost.put("init", "#!/bin/sh\necho '[ ! -d /srv/posted ] || mkdir /seen; sleep 99'\n")
@@ -72,7 +74,7 @@ def test_where_hooks_run(subhost: Subhost) -> None:
 
 @clause("postmount-first")
 def test_postmount_has_ended_before_services_start(subhost: Subhost) -> None:
-    """What it does last is done when the first command of INIT runs."""
+    """What POSTMOUNT does last is done when the first command of INIT runs."""
     post = subhost.put("post", f"#!/bin/sh\nsleep 0.5; mkdir {subhost.folder}/live/posted\n")
     init = subhost.put("init", "#!/bin/sh\necho '[ ! -d /posted ] || mkdir /in-time; sleep 99'\n")
     subhost.start(f"POSTMOUNT= {post}\nINIT= {init}")
@@ -82,7 +84,8 @@ def test_postmount_has_ended_before_services_start(subhost: Subhost) -> None:
 
 @clause("premount-arguments", "postmount-arguments", "hooks-environment", "hooks-callable")
 def test_what_hooks_get(subhost: Subhost) -> None:
-    """UPPER, or LIVE and UPPER, as arguments; all variables; the default hooks to call."""
+    """Hooks get UPPER, or LIVE and UPPER, as arguments, all variables in the environment, and
+    the default hooks to call."""
     pre = spy(subhost, "pre", 'exec overlay-premount "$@"')
     post = spy(subhost, "post", 'exec overlay-postmount "$@"')
     init = spy(subhost, "init", "exec overlay-init")
@@ -116,11 +119,11 @@ def test_what_hooks_get(subhost: Subhost) -> None:
 @clause("hooks-fail", "boot-failure", "boot-undo", "status-1")
 @pytest.mark.parametrize("hook", ["PREMOUNT", "POSTMOUNT", "INIT"])
 def test_a_hook_that_fails_fails_the_boot(subhost: Subhost, hook: str) -> None:
-    """One line that names it, status 1, and nothing of the boot is left."""
+    """A hook that fails is named in one line, the status is 1, and nothing of the boot is left."""
     before = subhost.target.run(f"ls -AR {subhost.folder}/root {subhost.folder}/work").out
     failing = subhost.put("fails", "#!/bin/sh\nexit 5\n")
     done = subhost.start(f"{hook}= {failing}\nCABLES= =\nSHARE= /etc:/new/etc")
-    assert done.status == 1 and done.err.count("\n") == 1 and failing in done.err, done
+    one_line(done, 1, failing)
     assert subhost.gone(0)
     after = subhost.target.run(f"ls -AR {subhost.folder}/root {subhost.folder}/work").out
     assert after == before
@@ -130,14 +133,14 @@ def test_a_hook_that_fails_fails_the_boot(subhost: Subhost, hook: str) -> None:
 def test_the_default_premount(subhost: Subhost) -> None:
     """UPPER has in it what the overlay-premount beside overlay-boot puts there."""
     found = []
-    hook = subhost.run(
+    hook = subhost.on_host(
         "echo $(dirname $(realpath $(command -v overlay-boot)))/overlay-premount"
     ).out
     for text in ("", f"PREMOUNT= {hook.strip()}", "PREMOUNT= /bin/true"):
         subhost.boot(text)
         subhost.stop()
-        found.append(subhost.run(f"cd {subhost.folder}/root && find . | sort").out)
-        subhost.run(f"cd {subhost.folder} && rm -r root work && mkdir root work")
+        found.append(subhost.on_host(f"cd {subhost.folder}/root && find . | sort").out)
+        subhost.on_host(f"cd {subhost.folder} && rm -r root work && mkdir root work")
     if found[1] == found[2]:
         precondition("overlay-premount does nothing here that could be seen")
     assert found[0] == found[1]
@@ -145,7 +148,8 @@ def test_the_default_premount(subhost: Subhost) -> None:
 
 @clause("premount-interfaces")
 def test_premount_gives_upper_an_interfaces_file(subhost: Subhost) -> None:
-    """lo, and a manual stanza for each cable; the VLANs are not the subhost's."""
+    """overlay-premount writes lo and a manual stanza for each cable; the VLANs are not the
+    subhost's."""
     subhost.boot("CABLES= = =")
     text = subhost.target.read(f"{subhost.folder}/root/etc/network/interfaces")
     stanzas = [line.split() for line in text.splitlines() if line.startswith("iface ")]
@@ -158,8 +162,8 @@ def test_premount_gives_upper_an_interfaces_file(subhost: Subhost) -> None:
 
 @clause("premount-interfaces-edit")
 def test_an_edited_stanza_is_taken_up(subhost: Subhost) -> None:
-    """With the main host's ifupdown: the address that is written for eth0 is given by `ifup eth0`,
-    though `networking` has run."""
+    """An address that is written for eth0 is given by `ifup eth0` with the main host's
+    ifupdown, though `networking` has run."""
     if subhost.target.run("command -v ifup").status:
         precondition("the target has no ifupdown")
     subhost.put("root/up", "#!/bin/sh\n[ $1 = start ] || exit 0\nmkdir -p /run/network; ifup -a\n")
@@ -168,9 +172,9 @@ def test_an_edited_stanza_is_taken_up(subhost: Subhost) -> None:
         "sed -i 's/iface eth0 inet manual/iface eth0 inet static\\n  address 192.0.2.7\\/24/' "
         "/etc/network/interfaces"
     )
-    done = subhost.run(f'overlay-go {subhost.name} sh -c "{edit}; ifup eth0"')
+    done = subhost.on_host(f'overlay-go {subhost.name} sh -c "{edit}; ifup eth0"')
     assert done.status == 0 and "already" not in done.err, done
-    assert "192.0.2.7/24" in subhost.run(f"ip -n {subhost.name} address show eth0").out
+    assert "192.0.2.7/24" in subhost.on_host(f"ip -n {subhost.name} address show eth0").out
 
 
 @clause("premount-interfaces-kept")
@@ -184,8 +188,8 @@ def test_an_interfaces_file_is_left_alone(subhost: Subhost) -> None:
 @clause("premount-hostname", "premount-hosts")
 @pytest.mark.parametrize("known", ["192.0.2.9 other", ""])
 def test_premount_gives_upper_its_names(subhost: Subhost, known: str) -> None:
-    """NAME alone in /etc/hostname; what LOWER's /etc/hosts says, and NAME as 127.0.1.1, in the
-    subhost's own. LOWER's stays as it was."""
+    """/etc/hostname has NAME alone, and the subhost's own /etc/hosts what LOWER's says, and
+    NAME as 127.0.1.1. LOWER's stays as it was."""
     lower = subhost.fill("lower")
     subhost.put("lower/etc/hostname", "lower\n", 0o644)
     if known:
@@ -200,7 +204,7 @@ def test_premount_gives_upper_its_names(subhost: Subhost, known: str) -> None:
 
 @clause("premount-names-kept")
 def test_names_that_are_there_are_left_alone(subhost: Subhost) -> None:
-    """/etc/hostname and /etc/hosts of UPPER stay as they are."""
+    """/etc/hostname and /etc/hosts that UPPER has already stay as they are."""
     for name in ("hostname", "hosts"):
         subhost.put(f"root/etc/{name}", "# mine\n", 0o644)
     subhost.boot()
@@ -210,14 +214,14 @@ def test_names_that_are_there_are_left_alone(subhost: Subhost) -> None:
 
 @clause("names-at-once")
 def test_the_subhost_knows_its_name_without_a_name_server(subhost: Subhost) -> None:
-    """With the main host's own programs, a cable into the void, and a name server at its end that
-    cannot answer."""
+    """With the main host's own programs the subhost's name is found at once, though its cable
+    leads nowhere and no name server can answer."""
     if subhost.target.run("command -v getent && command -v hostname").status:
         precondition("the target has no getent, or no hostname")
     subhost.put("root/etc/resolv.conf", "nameserver 192.0.2.53\n", 0o644)
     subhost.put("root/etc/nsswitch.conf", "hosts: files dns\n", 0o644)
     subhost.boot("LOWER= /\nCABLES= =")
-    subhost.prepare(
+    subhost.prepare_host(
         f"ip -n {subhost.name} link set eth0 up arp off; "
         f"ip -n {subhost.name} address add 192.0.2.1/24 dev eth0"
     )
@@ -233,9 +237,9 @@ def test_the_subhost_knows_its_name_without_a_name_server(subhost: Subhost) -> N
 
 @clause("resolv-own")
 def test_name_servers_of_ones_own(subhost: Subhost) -> None:
-    """The file in UPPER is read where LOWER has a link into /run."""
+    """A resolv.conf in UPPER is read where LOWER has a link into /run."""
     subhost.fill("lower")
-    subhost.prepare(
+    subhost.prepare_host(
         f"ln -s ../run/systemd/resolve/stub-resolv.conf {subhost.folder}/lower/etc/resolv.conf"
     )
     subhost.put("root/etc/resolv.conf", "nameserver 192.0.2.1\n", 0o644)
@@ -245,7 +249,7 @@ def test_name_servers_of_ones_own(subhost: Subhost) -> None:
 
 @clause("postmount-default")
 def test_the_default_postmount_makes_the_root_usable(subhost: Subhost) -> None:
-    """With it there are devices, and a reaper for pid 1 to become."""
+    """With the default overlay-postmount there are devices, and a reaper for pid 1 to become."""
     subhost.boot()
     assert (
         subhost.inside("echo gone > /dev/null; ls /.reaper /dev/null") == "/.reaper\n/dev/null\n"
@@ -254,7 +258,7 @@ def test_the_default_postmount_makes_the_root_usable(subhost: Subhost) -> None:
 
 @clause("dev-private", "dev-nodes", "dev-pts", "dev-shm", "dev-links")
 def test_dev(subhost: Subhost) -> None:
-    """A tmpfs with working devices, its own pts and shm, and the links."""
+    """/dev is a tmpfs with working devices, a pts and a shm of its own, and the links."""
     subhost.boot()
     mounts = {m.split()[1]: m.split() for m in subhost.inside("cat /proc/mounts").splitlines()}
     assert mounts["/dev"][2] == mounts["/dev/shm"][2] == "tmpfs"
@@ -271,7 +275,7 @@ def test_dev(subhost: Subhost) -> None:
 
 @clause("sys-own")
 def test_sys_shows_its_own_network_and_is_read_only(subhost: Subhost) -> None:
-    """No interface of the main host is in /sys, and it cannot be written."""
+    """No interface of the main host is in the subhost's /sys, which cannot be written."""
     subhost.boot()
     assert subhost.inside("ls /sys/class/net") == "lo\n"
     assert " ro" in subhost.inside("grep ' /sys ' /proc/mounts")
@@ -294,7 +298,7 @@ def test_ram_size_by_default(subhost: Subhost) -> None:
 
 @clause("run-lock")
 def test_run_lock(subhost: Subhost) -> None:
-    """Everyone may write in /run/lock, as in /tmp."""
+    """Everyone may write in the subhost's /run/lock, as in /tmp."""
     subhost.boot()
     assert subhost.inside("stat -c %a /run/lock") == "1777\n"
 
@@ -334,8 +338,9 @@ ln -s ../init.d/own root/etc/rc2.d/{link}own
 @clause("policy-rc", "policy-rc-disabled")
 @pytest.mark.parametrize(("link", "told"), [("S01", "restart\nstart\n"), ("K01", "")])
 def test_package_upgrades_restart_what_is_enabled(subhost: Subhost, link: str, told: str) -> None:
-    """As maintainer scripts do it, by invoke-rc.d; what update-rc.d has disabled stays down."""
-    subhost.prepare(f"cd {subhost.folder}; {INIT_SCRIPT.format(link=link)}")
+    """A maintainer script's invoke-rc.d restarts a service that is enabled; what update-rc.d
+    has disabled stays down."""
+    subhost.prepare_host(f"cd {subhost.folder}; {INIT_SCRIPT.format(link=link)}")
     subhost.boot("LOWER= /")
     subhost.inside("touch /told; invoke-rc.d own restart; invoke-rc.d --quiet own start")
     assert subhost.inside("cat /told") == told
@@ -344,23 +349,23 @@ def test_package_upgrades_restart_what_is_enabled(subhost: Subhost, link: str, t
 @clause("policy-rc-start")
 @pytest.mark.parametrize("word", ["own", "/etc/init.d/own"])
 def test_what_start_names_is_enabled(subhost: Subhost, word: str) -> None:
-    """Also where update-rc.d has disabled it, as on a main host that is not to run it; each boot's
-    own START counts."""
-    subhost.prepare(f"cd {subhost.folder}; {INIT_SCRIPT.format(link='K01')}")
+    """A service that START names is restarted also where update-rc.d has disabled it, as on a
+    main host that is not to run it; each boot's own START counts."""
+    subhost.prepare_host(f"cd {subhost.folder}; {INIT_SCRIPT.format(link='K01')}")
     for start, told in ((word, "start\nstop\nstart\n"), ("none", "stop\n")):
-        subhost.prepare(f"rm -f {subhost.folder}/root/told")
+        subhost.prepare_host(f"rm -f {subhost.folder}/root/told")
         subhost.boot(f"LOWER= /\nRAM_SIZE= none\nSTART= {start}")
         subhost.inside("invoke-rc.d own stop; invoke-rc.d own start")
         assert subhost.inside("cat /told") == told
-        subhost.run(f"overlay-stop {subhost.name}")
+        subhost.on_host(f"overlay-stop {subhost.name}")
 
 
 @clause("policy-rc-kept")
 def test_a_policy_of_ones_own_is_kept(subhost: Subhost) -> None:
-    """One that forbids everything still does, at the second boot too."""
+    """A policy-rc.d of one's own that forbids everything still does so at the second boot."""
     text = "#!/bin/sh\nexit 101\n"
     subhost.put("root/usr/sbin/policy-rc.d", text)
     for _ in range(2):
         subhost.boot("LOWER= /")
         assert subhost.inside("cat /usr/sbin/policy-rc.d") == text
-        subhost.run(f"overlay-stop {subhost.name}")
+        subhost.on_host(f"overlay-stop {subhost.name}")

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.plugin import precondition
 from spec.probing import PROBE, outside, probe
 from spec.subhost import Subhost
@@ -78,7 +79,8 @@ def test_no_process_has_what_changes_the_kernel(subhost: Subhost) -> None:
 
 @clause("go-capabilities")
 def test_an_edited_configuration_gives_overlay_go_nothing(subhost: Subhost) -> None:
-    """Only what pid 1 was started with counts, also where root inside has covered its status."""
+    """Only what pid 1 was started with counts for overlay-go, even where root inside has
+    covered the status of pid 1."""
     subhost.boot()
     subhost.write("CAPABILITY= all")
     assert kept(status_of(subhost)) == set()
@@ -103,7 +105,7 @@ def test_capability_keeps_what_it_names(subhost: Subhost, name: str) -> None:
 
 @clause("capability")
 def test_capability_keeps_several(subhost: Subhost) -> None:
-    """Names are separated by spaces."""
+    """CAPABILITY keeps several capabilities, whose names are separated by spaces."""
     subhost.boot("CAPABILITY= SYS_TIME  CAP_SYSLOG")
     assert kept(status_of(subhost)) == {"SYS_TIME", "SYSLOG"}
 
@@ -111,7 +113,8 @@ def test_capability_keeps_several(subhost: Subhost) -> None:
 @clause("capability-all")
 @pytest.mark.parametrize("postmount", ["", "POSTMOUNT= {0}/post"])
 def test_all_leaves_everything_as_it_is(subhost: Subhost, postmount: str) -> None:
-    """With all the capabilities are those of the main host's root, and the files can be written."""
+    """With CAPABILITY= all the capabilities are those of the main host's root, and the
+    kernel's files can be written."""
     subhost.put("post", '#!/bin/sh\nexec overlay-postmount "$@"\n')
     subhost.boot(f"CAPABILITY= all\n{postmount.format(subhost.folder)}")
     assert kept(status_of(subhost)) == known(subhost)
@@ -124,28 +127,30 @@ def test_all_leaves_everything_as_it_is(subhost: Subhost, postmount: str) -> Non
 @clause("error-capability")
 @pytest.mark.parametrize("value", ["NET_ADMIN", "SYS_TIME,SYSLOG", "all SYS_TIME", "none", "16"])
 def test_a_bad_capability_is_refused(subhost: Subhost, value: str) -> None:
-    """What is none of the six names, or stands beside all, is a mistake that names the line."""
+    """A CAPABILITY that is none of the six names, or stands beside all, is a mistake, which
+    names the line."""
     done = subhost.refused(f"CAPABILITY= {value}")
-    assert done.status == 2 and f"{subhost.conf}:5: CAPABILITY: " in done.err, done
+    one_line(done, 2, f"{subhost.conf}:5: CAPABILITY: ")
 
 
 @clause("kernel-inherited")
 def test_the_callers_capabilities_are_not_inherited(subhost: Subhost) -> None:
     """Inheritable and ambient sets are empty inside, whatever the caller's are."""
     given = "setpriv --inh-caps +sys_time,+net_raw --ambient-caps +net_raw"
-    assert subhost.run(f"{given} grep -c 'CapAmb:.*2000' /proc/self/status").out == "1\n"
+    assert subhost.on_host(f"{given} grep -c 'CapAmb:.*2000' /proc/self/status").out == "1\n"
     subhost.write()
-    subhost.prepare(f"{given} overlay-boot {subhost.conf} < /dev/null")
+    subhost.prepare_host(f"{given} overlay-boot {subhost.conf} < /dev/null")
     assert subhost.up()
     pid1 = subhost.target.read(f"/proc/{subhost.pid1()}/status")
-    command = subhost.run(f"{given} overlay-go {subhost.name} cat /proc/self/status").out
+    command = subhost.on_host(f"{given} overlay-go {subhost.name} cat /proc/self/status").out
     for status in (pid1, command):
         assert "CapInh:\t0000000000000000\n" in status and "CapAmb:\t0000000000000000\n" in status
 
 
 @clause("kernel-refused")
 def test_the_kernel_refuses_what_would_change_it(subhost: Subhost) -> None:
-    """Modules, the clock, memory and ports, each by the system call or device that is for it."""
+    """The kernel refuses to change its modules and the clock, and to give access to memory and
+    ports, by the system call or device that is for it."""
     subhost.boot(omit=("LOWER",))
     found = probe(subhost)
     allowed = {"EPERM", "ENOSYS", "ENOENT", "ENXIO", "EACCES"}
@@ -158,7 +163,8 @@ def test_the_kernel_refuses_what_would_change_it(subhost: Subhost) -> None:
 @clause("kernel-files", "kernel-files-sys")
 @pytest.mark.parametrize("kind", ["overlay", "bind", "plain"])
 def test_the_kernels_files_are_read_only(subhost: Subhost, kind: str) -> None:
-    """Those of /proc and all of /sys, for each kind of root, for services too."""
+    """The kernel's files in /proc, and all of /sys, are read-only for each kind of root, and
+    for services too."""
     files = [f"/proc/{name}" for name in FILES] + ["/sys/class/net/lo/mtu"]
     service = (
         f"for f in {' '.join(files[:3])}; do (: >> $f) && echo $f; done > /wrote 2> /dev/null"
@@ -184,7 +190,7 @@ def test_its_own_network_can_be_set_up(subhost: Subhost) -> None:
 
 @clause("kernel-files-sys", "kernel-files-below")
 def test_sys_is_read_only_and_what_is_mounted_on_it_is_not(subhost: Subhost) -> None:
-    """A POSTMOUNT that mounts /sys itself, and something below that."""
+    """A /sys that POSTMOUNT itself mounts is read-only, and what it mounts below that is not."""
     subhost.put(
         "post",
         '#!/bin/sh\noverlay-postmount "$@" && umount $1/sys && mount -t sysfs sysfs $1/sys && '
@@ -197,7 +203,8 @@ def test_sys_is_read_only_and_what_is_mounted_on_it_is_not(subhost: Subhost) -> 
 
 @clause("kernel-files-sys")
 def test_a_sys_that_is_not_mounted_is_a_folder(subhost: Subhost) -> None:
-    """A POSTMOUNT that mounts nothing there leaves a folder of the subhost's, which can be written."""
+    """Where POSTMOUNT mounts nothing on /sys it is a folder of the subhost's, which can be
+    written."""
     subhost.put("post", '#!/bin/sh\noverlay-postmount "$@" && umount $1/sys\n')
     subhost.boot(f"POSTMOUNT= {subhost.folder}/post")
     assert subhost.inside("echo yes > /sys/file; cat /sys/file") == "yes\n"
@@ -205,7 +212,8 @@ def test_a_sys_that_is_not_mounted_is_a_folder(subhost: Subhost) -> None:
 
 @clause("kernel-undone")
 def test_root_inside_can_undo_it(subhost: Subhost) -> None:
-    """It is no prison: what is read-only can be made writable on purpose, for the subhost alone."""
+    """What is read-only can be made writable by root inside on purpose, for the subhost alone:
+    it is no prison."""
     subhost.boot()
     subhost.inside("mount -o remount,bind,rw /proc/sys")
     assert writable(subhost, "/proc/sys/kernel/core_pattern")
@@ -215,8 +223,8 @@ def test_root_inside_can_undo_it(subhost: Subhost) -> None:
 
 @clause("kernel-nested")
 def test_a_user_namespace_inside_gets_no_proc(subhost: Subhost) -> None:
-    """What is read-only in the one that is there would not be in a new one; with CAPABILITY= all it
-    gets one."""
+    """A user namespace inside cannot mount a new /proc, in which nothing would be read-only;
+    with CAPABILITY= all it can."""
     command = "unshare -Urmpf --mount-proc true 2> /dev/null; echo $?"
     for text, status in (("", "1\n"), ("CAPABILITY= all", "0\n")):
         subhost.boot(text, omit=("LOWER",))
@@ -226,7 +234,8 @@ def test_a_user_namespace_inside_gets_no_proc(subhost: Subhost) -> None:
 
 @clause("kernel-keyring", "go-keyring")
 def test_the_session_keyring_is_new(subhost: Subhost) -> None:
-    """It is neither the caller's nor, for overlay-go, that of pid 1 or of another command."""
+    """The session keyring of pid 1 is not the caller's, and that of overlay-go's command is
+    neither pid 1's nor another command's."""
     subhost.put(
         "root/service",
         "#!/bin/sh\n[ $1 = stop ] || python3 - < /probe.py > /probed 2> /probe-failed\n",

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.subhost import Subhost
 from spec.waiting import PID1
 
@@ -24,9 +25,11 @@ def test_boot_returns_when_the_init_commands_run(subhost: Subhost) -> None:
     """overlay-boot returns with status 0 while INIT's commands still run, by the subhost's own shell."""
     subhost.write(slow_init(subhost))
     look = f"readlink /proc/$(pid1 {subhost.name})/exe"
-    done = subhost.run(f"{PID1}\noverlay-boot {subhost.conf} < /dev/null && {look}")
+    done = subhost.on_host(f"{PID1}\noverlay-boot {subhost.conf} < /dev/null && {look}")
     assert done.status == 0 and done.out.endswith("/bin/busybox\n"), done
-    subhost.run(f"overlay-go {subhost.name} sh -c 'until [ -p /open ]; do :; done; echo > /open'")
+    subhost.on_host(
+        f"overlay-go {subhost.name} sh -c 'until [ -p /open ]; do :; done; echo > /open'"
+    )
     assert subhost.up()
 
 
@@ -35,28 +38,29 @@ def test_wait_returns_when_the_reaper_runs(subhost: Subhost) -> None:
     """overlay-boot --wait returns when all services have been started."""
     init = subhost.put("init", "#!/bin/sh\necho 'sleep 1; sleep 99 & exec /.reaper'\n")
     subhost.write(f"INIT= {init}")
-    done = subhost.run(f"overlay-boot --wait {subhost.conf} < /dev/null")
+    done = subhost.on_host(f"overlay-boot --wait {subhost.conf} < /dev/null")
     assert done.status == 0, done
     assert subhost.target.run(f"cat /proc/{subhost.pid1()}/comm").out == ".reaper\n"
 
 
 @clause("boot-wait-failed")
 def test_wait_names_what_could_not_be_started(subhost: Subhost) -> None:
-    """Of the services of this boot: the subhost runs, with those that could be started."""
+    """overlay-boot --wait names those services that could not be started, ends with status 1,
+    and the subhost runs with the others."""
     subhost.put("root/bad", "#!/bin/sh\necho starting; exit 3\n")
     subhost.put(
         "root/good", "#!/bin/sh\n[ $1 = stop ] || sleep 4321 < /dev/null > /dev/null 2>&1 &\n"
     )
     wait = f"overlay-boot --wait {subhost.conf} < /dev/null"
     subhost.write("START= /bad /good missing")
-    done = subhost.run(wait)
+    done = subhost.on_host(wait)
     assert done.status == 1, done
     told = done.err.splitlines()[-1]
     assert "/bad" in told and "missing" in told and "/good" not in told, done
     assert subhost.pid1() and "sleep" in subhost.processes()
     subhost.stop()
     subhost.write("START= /good")
-    done = subhost.run(wait)
+    done = subhost.on_host(wait)
     assert done.status == 0 and done.err == "", done
 
 
@@ -66,7 +70,7 @@ def test_foreground_stays_until_a_signal_stops_it(subhost: Subhost, signal: str)
     """overlay-boot --foreground stays; SIGINT, SIGTERM and SIGHUP stop it, its services first."""
     subhost.put("root/one", "#!/bin/sh\necho $1 >> /told\n")
     subhost.write("START= /one")
-    subhost.run(
+    subhost.on_host(
         f"""rm -f {subhost.folder}/status
         (setsid sh -c 'echo $$ > {subhost.folder}/pid; exec env --default-signal overlay-boot --foreground {subhost.conf}'
         echo $? > {subhost.folder}/status) < /dev/null > /dev/null 2>&1 &"""
@@ -74,28 +78,42 @@ def test_foreground_stays_until_a_signal_stops_it(subhost: Subhost, signal: str)
     assert subhost.up()
     pid = subhost.pid1()
     assert not subhost.host.file(f"{subhost.folder}/status").exists
-    subhost.run(f"kill -{signal} $(cat {subhost.folder}/pid)")
+    subhost.on_host(f"kill -{signal} $(cat {subhost.folder}/pid)")
     assert subhost.wait(f"[ -s {subhost.folder}/status ]", 20)
     assert subhost.target.read(f"{subhost.folder}/status") == "0\n"
     assert not subhost.host.file(f"/proc/{pid}").exists
     assert subhost.target.read(f"{subhost.folder}/root/told") == "start\nstop\n"
 
 
+@clause("end-restart")
+def test_a_subhost_that_has_ended_starts_again(subhost: Subhost) -> None:
+    """A subhost whose last process has ended by itself, and one that was stopped, start again."""
+    for _ in range(2):
+        subhost.boot("CABLES= =")
+        pid = subhost.pid1()
+        subhost.inside("echo > /run/dummy_service")
+        assert subhost.ended(pid)
+    subhost.boot()
+    subhost.stop()
+    subhost.boot()
+
+
 @clause("boot-foreground")
 def test_foreground_returns_when_the_subhost_ends(subhost: Subhost) -> None:
     """overlay-boot --foreground ends when the subhost does."""
     subhost.write("INIT= " + subhost.put("init", "#!/bin/sh\necho 'sleep 0.3'\n"))
-    assert subhost.run(f"overlay-boot --foreground {subhost.conf}", timeout=20).status == 0
+    assert subhost.on_host(f"overlay-boot --foreground {subhost.conf}", timeout=20).status == 0
     assert not subhost.pid1()
 
 
 @clause("boot-check", "boot-check-no-command")
 def test_check_prints_and_does_nothing(subhost: Subhost) -> None:
-    """The resolved configuration and the steps; no command is run and nothing is made."""
+    """overlay-boot --check prints the resolved configuration and the steps; no command is run
+    and nothing is made."""
     subhost.write(f"CABLES= =\nRAM_SIZE=!touch {subhost.folder}/ran; echo 3M")
     everything = f"ls -AR {subhost.folder} /run/netns /run/overlay-boot; cat /proc/self/mounts"
     before = subhost.target.run(everything).out
-    done = subhost.run(f"overlay-boot --check {subhost.conf}")
+    done = subhost.on_host(f"overlay-boot --check {subhost.conf}")
     assert done.status == 0, done
     assert f"UPPER={subhost.folder}/root" in done.out and "WORK=" in done.out
     assert f"{subhost.name}0" in done.out and " overlay " in done.out
@@ -104,10 +122,11 @@ def test_check_prints_and_does_nothing(subhost: Subhost) -> None:
 
 @clause("boot-detached", "pid1-descriptors", "pid1-terminal", "pid1-directory")
 def test_nothing_of_the_caller_reaches_pid_1(subhost: Subhost) -> None:
-    """No descriptor, no terminal, no folder: it runs on when the caller's session has ended."""
+    """No descriptor, terminal or folder of the caller reaches pid 1, which runs on when the
+    caller's session has ended."""
     subhost.write()
     subhost.put("caller", "secret")
-    subhost.run(
+    subhost.on_host(
         f"cd {subhost.folder} && exec 7< caller && "
         f"script -qec 'overlay-boot {subhost.conf}' /dev/null < /dev/null > /dev/null"
     )
@@ -127,16 +146,16 @@ def test_a_running_subhost_is_refused_and_untouched(subhost: Subhost) -> None:
     subhost.boot("CABLES= =")
     pid = subhost.pid1()
     done = subhost.start()
-    assert done.status == 1 and done.err.count("\n") == 1 and subhost.name in done.err, done
+    one_line(done, 1, subhost.name)
     assert subhost.pid1() == pid
     assert sorted(subhost.interfaces()) == ["eth0", "lo"]
 
 
 @clause("boot-race")
 def test_of_several_at_once_one_wins(subhost: Subhost) -> None:
-    """Exactly one of eight boots ends with status 0."""
+    """Of eight boots of the same subhost at once exactly one ends with status 0."""
     subhost.write()
-    said = subhost.run(
+    said = subhost.on_host(
         f"for i in 1 2 3 4 5 6 7 8; do (overlay-boot {subhost.conf} > /dev/null 2>&1 < /dev/null; echo $?) & done; wait"
     ).out.split()
     assert sorted(said) == ["0"] + ["1"] * 7
@@ -145,10 +164,10 @@ def test_of_several_at_once_one_wins(subhost: Subhost) -> None:
 
 @clause("end-cleanup")
 def test_a_subhost_that_ends_is_cleaned_up(subhost: Subhost) -> None:
-    """Without anyone asking: name, cables and record go with its pid 1."""
+    """When pid 1 ends by itself its name, its cables and its record go without anyone asking."""
     subhost.boot("CABLES= = =")
     pid = subhost.pid1()
-    subhost.run(f"kill -9 {pid}")
+    subhost.on_host(f"kill -9 {pid}")
     assert subhost.gone(pid)
 
 
@@ -163,14 +182,14 @@ def test_an_interrupted_boot_leaves_nothing(subhost: Subhost, signal: str) -> No
         f"until [ -e {subhost.folder}/released ]; do sleep 0.05; done\n",
     )
     subhost.write(f"POSTMOUNT= {hook}\nCABLES= =")
-    subhost.run(
+    subhost.on_host(
         f"""(setsid sh -c 'echo $$ > {subhost.folder}/pid
         exec env --default-signal overlay-boot {subhost.conf}'
         echo $? > {subhost.folder}/status) < /dev/null > /dev/null 2>&1 &"""
     )
     assert subhost.wait(f"[ -e {subhost.folder}/started ]")
     release = f"; touch {subhost.folder}/released" if signal == "KILL" else ""
-    subhost.run(f"kill -{signal} $(cat {subhost.folder}/pid){release}")
+    subhost.on_host(f"kill -{signal} $(cat {subhost.folder}/pid){release}")
     assert subhost.wait(f"[ -s {subhost.folder}/status ]")
     status = int(subhost.target.read(f"{subhost.folder}/status"))
     assert status == 128 + {"INT": 2, "TERM": 15, "HUP": 1, "KILL": 9}[signal]
@@ -182,7 +201,7 @@ def test_an_interrupted_boot_leaves_nothing(subhost: Subhost, signal: str) -> No
 @pytest.mark.parametrize("command", ["boot", "go", "stop", "list", "share", "diff", "diskfile"])
 def test_help(subhost: Subhost, command: str) -> None:
     """Every command tells its usage and its exit statuses."""
-    done = subhost.run(f"overlay-{command} --help")
+    done = subhost.on_host(f"overlay-{command} --help")
     assert (
         done.status == 0 and f"overlay-{command}" in done.out and "status" in done.out.lower()
     ), done
@@ -192,22 +211,22 @@ def test_help(subhost: Subhost, command: str) -> None:
 @pytest.mark.parametrize("command", ["boot", "go", "stop", "list", "share", "diff", "diskfile"])
 def test_version(subhost: Subhost, command: str) -> None:
     """Every command tells which version it is of."""
-    done = subhost.run(f"overlay-{command} --version")
+    done = subhost.on_host(f"overlay-{command} --version")
     assert done.status == 0 and re.fullmatch(rf"overlay-{command} \d+(\.\d+)+\n", done.out), done
 
 
 @clause("see-also")
 def test_the_commands_come_together(subhost: Subhost) -> None:
-    """overlay-go and overlay-stop are there where overlay-boot is."""
+    """overlay-go and overlay-stop are found where overlay-boot is."""
     assert (
-        subhost.run("for end in boot go stop; do command -v overlay-$end || exit; done").status
+        subhost.on_host("for end in boot go stop; do command -v overlay-$end || exit; done").status
         == 0
     )
 
 
 @clause("files-records")
 def test_records_are_roots(subhost: Subhost) -> None:
-    """What runs is recorded where only root can read."""
+    """What runs is recorded in a place that only root can read."""
     subhost.boot()
     for path, mode in (("/run/overlay-boot", 0o700), (f"/run/overlay-boot/{subhost.name}", 0o600)):
         file = subhost.host.file(path)
@@ -216,10 +235,11 @@ def test_records_are_roots(subhost: Subhost) -> None:
 
 @clause("stop-term")
 def test_what_pid_1_starts_after_sigterm_ends_by_it_too(subhost: Subhost) -> None:
-    """A stop while INIT's commands run: dummy_service, which is started then, holds nothing up."""
+    """When a subhost is stopped while INIT's commands run, the dummy_service that is started
+    then holds nothing up."""
     init = subhost.put("init", "#!/bin/sh\necho 'mkfifo /open; sleep 99'\nexec overlay-init\n")
     subhost.write(f"INIT= {init}")
-    subhost.run(f"overlay-boot {subhost.conf} < /dev/null")
+    subhost.on_host(f"overlay-boot {subhost.conf} < /dev/null")
     assert subhost.wait(f"[ -p {subhost.folder}/root/open ]")
     done = subhost.stop()
     assert done.status == 0 and "dummy" not in done.err, done
@@ -227,10 +247,11 @@ def test_what_pid_1_starts_after_sigterm_ends_by_it_too(subhost: Subhost) -> Non
 
 @clause("boot-running", "files-records-lost")
 def test_one_without_a_record_is_not_booted_again(subhost: Subhost) -> None:
-    """Its record has been removed by hand: a boot says all the same that it runs already."""
+    """A boot says that the subhost runs already, also where its record has been removed by
+    hand."""
     subhost.boot()
     pid = subhost.pid1()
-    subhost.run(f"rm /run/overlay-boot/{subhost.name}")
+    subhost.on_host(f"rm /run/overlay-boot/{subhost.name}")
     done = subhost.start()
     assert done.status == 1 and "running" in done.err and "namespace" not in done.err, done
     assert subhost.pid1() == pid

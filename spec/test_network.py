@@ -8,20 +8,21 @@ from collections.abc import Iterator
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.plugin import precondition
 from spec.subhost import Subhost
 
 
 def link(subhost: Subhost, name: str) -> str:
     """What ip-link(8) says of an interface of the main host; empty if it is not there."""
-    return subhost.run(f"ip -details link show {name}").out
+    return subhost.on_host(f"ip -details link show {name}").out
 
 
 @pytest.fixture
 def bridge(subhost: Subhost) -> Iterator[str]:
     """A bridge on the target."""
     name = f"{subhost.name}br"
-    subhost.prepare(f"ip link add {name} type bridge && ip link set {name} up")
+    subhost.prepare_host(f"ip link add {name} type bridge && ip link set {name} up")
     subhost.target.run("udevadm settle")  # it may give a new bridge another address
     yield name
     subhost.target.run(f"ip link delete {name}")
@@ -35,14 +36,14 @@ def test_cables_are_veth_pairs_numbered_from_0(subhost: Subhost) -> None:
     for number in range(2):
         host = link(subhost, f"{subhost.name}{number}")
         assert " veth " in host
-        inside = subhost.run(f"ip -n {subhost.name} link show eth{number}").out
+        inside = subhost.on_host(f"ip -n {subhost.name} link show eth{number}").out
         assert f"eth{number}@if{host.split(':')[0]}:" in inside
     assert not link(subhost, f"{subhost.name}2")
 
 
 @clause("cables-spec", "cables-bridge", "cables-mac")
 def test_any_mix_of_bridge_and_address(subhost: Subhost, bridge: str) -> None:
-    """Bridge to the left, MAC address to the right, both, or neither."""
+    """A cable may have a bridge to the left, a MAC address to the right, both, or neither."""
     mac = "02:00:00:00:0a:{:02x}".format
     subhost.boot(f"CABLES= {bridge}= ={mac(1)}   {bridge}={mac(2)} =")
     masters = [f"master {bridge}" in link(subhost, f"{subhost.name}{n}") for n in range(4)]
@@ -89,17 +90,17 @@ def test_a_stable_address_is_the_same_at_every_start(subhost: Subhost) -> None:
 @clause("cables-bridge-mac", "cables-bridge-mtu")
 @pytest.mark.parametrize("kind", ["empty", "with a port", "jumbo", "empty jumbo"])
 def test_a_bridge_keeps_its_address_and_mtu(subhost: Subhost, bridge: str, kind: str) -> None:
-    """Without ports, and with one that has a high address or large frames; with two subhosts' worth
-    of cables, and after each end."""
+    """A bridge keeps its address and MTU, without ports and with one that has a high address
+    or large frames, through two subhosts' worth of cables, and after each end."""
     port = f"{subhost.name}p"
     if "port" in kind or kind == "jumbo":
         mtu = "mtu 9000" if kind == "jumbo" else ""
-        subhost.prepare(
+        subhost.prepare_host(
             f"ip link add {port} address f2:00:00:00:00:01 {mtu} type veth peer name {port}x && "
             f"ip link set {port} master {bridge} up && ip link set {port}x up"
         )
     if kind == "empty jumbo":
-        subhost.prepare(f"ip link set {bridge} mtu 9000")
+        subhost.prepare_host(f"ip link set {bridge} mtu 9000")
     look = f"cat /sys/class/net/{bridge}/address /sys/class/net/{bridge}/mtu"
     before = subhost.host.run(look).stdout
     try:
@@ -107,7 +108,7 @@ def test_a_bridge_keeps_its_address_and_mtu(subhost: Subhost, bridge: str, kind:
             subhost.boot(f"CABLES= {bridge}= {bridge}=02:00:00:00:00:01 {bridge}=stable")
             assert subhost.host.run(look).stdout == before
             mtu = before.split()[1]
-            ends = subhost.run(
+            ends = subhost.on_host(
                 f"ip -n {subhost.name} link show eth1; ip link show {subhost.name}1"
             )
             assert ends.out.count(f"mtu {mtu} ") == 2, ends
@@ -115,37 +116,38 @@ def test_a_bridge_keeps_its_address_and_mtu(subhost: Subhost, bridge: str, kind:
             assert subhost.wait(f"[ ! -e /sys/class/net/{subhost.name}0 ]")
             assert subhost.host.run(look).stdout == before
     finally:
-        subhost.run(f"ip link delete {port}")
+        subhost.on_host(f"ip link delete {port}")
 
 
 @clause("cables-taken")
 @pytest.mark.parametrize("kind", ["bridge", "veth"])
 def test_an_interface_that_has_a_cables_name(subhost: Subhost, kind: str) -> None:
-    """One line that names it, and it is still the same interface afterwards."""
+    """A boot names the interface that has the cable's name already in one line, and it is
+    still the same interface afterwards."""
     name = f"{subhost.name}1"
-    subhost.prepare(f"ip link add {name} type {kind}")
+    subhost.prepare_host(f"ip link add {name} type {kind}")
     try:
         before = link(subhost, name).split(":")[0]
         done = subhost.start("CABLES= = =")
-        assert done.status == 1 and done.err.count("\n") == 1 and name in done.err, done
+        one_line(done, 1, name)
         assert link(subhost, name).split(":")[0] == before
         assert subhost.settled() and not link(subhost, f"{subhost.name}0")
     finally:
-        subhost.run(f"ip link delete {name}")
+        subhost.on_host(f"ip link delete {name}")
 
 
 @clause("cables-bridge-missing")
 def test_a_missing_bridge_is_an_error(subhost: Subhost) -> None:
     """A bridge that does not exist fails the boot in one line that names it."""
     done = subhost.start("CABLES= nobridge=")
-    assert done.status in (1, 2) and done.err.count("\n") == 1 and "nobridge" in done.err, done
+    one_line(done, (1, 2), "nobridge")
     assert not link(subhost, f"{subhost.name}0")
 
 
 @clause("cables-ifup")
 @pytest.mark.usefixtures("interfaces")
 def test_ifup_is_tried_without_a_bridge(subhost: Subhost) -> None:
-    """The main host's stanza for the host end is brought up."""
+    """The main host's stanza for the host end of a cable without a bridge is brought up."""
     trace = subhost.stanza(f"{subhost.name}0")
     subhost.boot("CABLES= =")
     assert subhost.wait(f"[ -s {trace} ]")
@@ -164,10 +166,11 @@ def test_ifup_is_not_tried_on_a_cable_with_a_bridge(subhost: Subhost, bridge: st
 @clause("cables-no-entry")
 @pytest.mark.parametrize("installed", [True, False])
 def test_without_a_stanza_the_host_end_is_set_up(subhost: Subhost, installed: bool) -> None:
-    """It is up, and the log says that there was no more to do, also without an ifup."""
+    """A host end without a stanza is up, and the log says that there was no more to do; so it
+    is where there is no ifup."""
     subhost.write("CABLES= =")
     hide = "" if installed else "mount -t overlay -o lowerdir=$at,upperdir=up,workdir=wk hide $at"
-    done = subhost.run(
+    done = subhost.on_host(
         f"""cd {subhost.folder} && mkdir up wk && mknod up/ifup c 0 0 || exit  # a whiteout
         at=$(dirname "$(realpath "$(command -v ifup || echo /sbin/ifup)")")
         unshare --mount sh -ec '{hide.replace("$at", "'$at'")}
@@ -190,18 +193,18 @@ def test_ifup_is_tried_again_at_the_next_start(subhost: Subhost) -> None:
         assert subhost.wait(f"[ -s {trace} ]")
         subhost.stop()
         assert subhost.wait(f"[ ! -e /sys/class/net/{subhost.name}0 ]")
-        subhost.run(f"rm {trace}")
+        subhost.on_host(f"rm {trace}")
 
 
 @clause("stop-waits")
 @pytest.mark.usefixtures("interfaces")
 def test_stop_waits_for_the_host_ends_own_ending(subhost: Subhost) -> None:
-    """When it returns all is gone, however long the stanza's down command takes."""
+    """When overlay-stop returns all is gone, however long the stanza's down command takes."""
     subhost.stanza(f"{subhost.name}0", "down sleep 0.5")
     subhost.boot("CABLES= =")
     name = subhost.name
     left = f"ls -d /run/netns/{name} /sys/class/net/{name}0 /run/overlay-boot/{name} 2> /dev/null"
-    done = subhost.run(f"overlay-stop {name} || echo failed; {left}")
+    done = subhost.on_host(f"overlay-stop {name} || echo failed; {left}")
     assert done.out == "", done
 
 
@@ -213,7 +216,7 @@ def test_a_sourced_file_beside_the_configuration(subhost: Subhost) -> None:
     subhost.put(
         "interfaces", f"iface {subhost.name}0 inet manual\n    up echo up > {trace}\n", 0o644
     )
-    subhost.prepare(f"echo source {subhost.folder}/interfaces >> /etc/network/interfaces")
+    subhost.prepare_host(f"echo source {subhost.folder}/interfaces >> /etc/network/interfaces")
     subhost.boot("CABLES= =")
     assert subhost.wait(f"[ -s {trace} ]")
 
@@ -221,7 +224,8 @@ def test_a_sourced_file_beside_the_configuration(subhost: Subhost) -> None:
 @clause("vlan", "vlan-name", "vlan-ifup")
 @pytest.mark.usefixtures("vlans", "interfaces")
 def test_a_tag_makes_a_vlan_interface_by_its_stanza(subhost: Subhost) -> None:
-    """NAME0.302, VLAN 302 on NAME0, brought up by ifup with the main host's entry."""
+    """The tag .302 makes NAME0.302, which is VLAN 302 on NAME0 and is brought up by ifup with
+    the main host's entry."""
     trace = subhost.stanza(f"{subhost.name}0.302")
     subhost.boot("CABLES= = =.302")
     assert subhost.wait(f"[ -s {trace} ]")
@@ -232,7 +236,7 @@ def test_a_tag_makes_a_vlan_interface_by_its_stanza(subhost: Subhost) -> None:
 @clause("vlan-subhost")
 @pytest.mark.usefixtures("vlans")
 def test_a_tag_makes_nothing_in_the_subhost(subhost: Subhost) -> None:
-    """The subhost has its eth0 and lo, and no VLAN interface."""
+    """A subhost with a tag has its eth0 and lo, and no VLAN interface."""
     subhost.boot("CABLES= = =.302")
     assert sorted(subhost.interfaces()) == ["eth0", "lo"]
 
@@ -289,7 +293,7 @@ def test_the_subhost_sets_up_its_end_of_a_vlan(subhost: Subhost) -> None:
     if subhost.target.run("command -v ping").status:
         precondition("the target has no ping")
     inside = f"ip netns exec {subhost.name} ip"
-    subhost.prepare(
+    subhost.prepare_host(
         f"""{inside} link add link eth0 name eth0.302 type vlan id 302
         {inside} link set eth0 up; {inside} link set eth0.302 up
         {inside} address add 192.0.2.2/30 dev eth0.302
@@ -311,5 +315,5 @@ def test_the_name_of_the_namespace_goes_with_the_subhost(subhost: Subhost, how: 
         subhost.stop()
     else:
         assert subhost.runs("dummy_service")
-        subhost.run(f"overlay-go {subhost.name}", input="echo > /run/dummy_service\n")
+        subhost.on_host(f"overlay-go {subhost.name}", input="echo > /run/dummy_service\n")
     assert subhost.wait(f"[ ! -e {name} ]")

@@ -8,7 +8,7 @@ from spec.subhost import TINY, Subhost
 
 @clause("boot-overlay", "root-overlay", "lower", "upper", "ns-mount")
 def test_the_root_is_an_overlay(subhost: Subhost) -> None:
-    """UPPER over LOWER, as an overlay, in a mount namespace of its own."""
+    """The root is UPPER over LOWER, as an overlay, in a mount namespace of its own."""
     subhost.boot()
     assert subhost.inside("grep ' / ' /proc/mounts").split()[2] == "overlay"
     assert subhost.inside("ls /bin") == subhost.target.run(f"ls {TINY}/bin").out
@@ -25,7 +25,7 @@ def test_by_default_the_main_hosts_root_lies_under_it(subhost: Subhost) -> None:
 
 @clause("boot-private", "lower-readonly", "upper-kept", "end-restart")
 def test_changes_stay_in_upper_and_are_there_again(subhost: Subhost) -> None:
-    """LOWER is only read; UPPER keeps what was made, changed and deleted, over a restart."""
+    """LOWER is only read, and UPPER keeps what was made, changed and deleted, over a restart."""
     lower = subhost.fill("lower")
     subhost.put("lower/changed", "old\n")
     subhost.put("lower/deleted", "old\n")
@@ -58,7 +58,7 @@ def test_upper_is_seen_where_both_have_a_file(subhost: Subhost) -> None:
 def test_without_an_overlay_no_work_is_needed(subhost: Subhost) -> None:
     """A bind mounted root needs no folder for WORK."""
     text = subhost.of_kind("bind")
-    subhost.run(f"rmdir {subhost.folder}/work")
+    subhost.on_host(f"rmdir {subhost.folder}/work")
     subhost.boot(text)
 
 
@@ -84,7 +84,7 @@ def test_one_folder_for_all_three_is_the_root_as_it_is(subhost: Subhost) -> None
 @clause("root-plain")
 def test_a_mounted_folder_for_all_three(subhost: Subhost) -> None:
     """A LIVE that the user has mounted is the root, with that mount."""
-    subhost.prepare(f"mount -t tmpfs mine {subhost.folder}/root")
+    subhost.prepare_host(f"mount -t tmpfs mine {subhost.folder}/root")
     subhost.boot(subhost.of_kind("plain"))
     assert subhost.inside("grep ' / ' /proc/mounts").split()[:3] == ["mine", "/", "tmpfs"]
     subhost.inside("echo mine > /mine")
@@ -109,7 +109,7 @@ def test_proc_shows_its_own_processes_only(subhost: Subhost) -> None:
 
 @clause("ns-net", "cables-default")
 def test_the_network_is_its_own(subhost: Subhost) -> None:
-    """A network namespace of its own, with lo and nothing else."""
+    """The subhost has a network namespace of its own, with lo and nothing else."""
     subhost.boot()
     assert subhost.namespace("net") != subhost.namespace("net", main_host=True)
     interfaces = subhost.interfaces()
@@ -146,8 +146,8 @@ def test_no_path_leads_back_to_the_main_host(subhost: Subhost) -> None:
     }
     ids = subhost.inside("stat -c %i / /.. /proc/1/root/../.. /proc/1/cwd/../../..").split()
     pid = subhost.pid1()
-    bottom = subhost.run(f"nsenter --mount --target {pid} stat -c %i /").out.split()
-    root = subhost.run(f"stat -Lc %i /proc/{pid}/root").out.split()
+    bottom = subhost.on_host(f"nsenter --mount --target {pid} stat -c %i /").out.split()
+    root = subhost.on_host(f"stat -Lc %i /proc/{pid}/root").out.split()
     assert {*ids} == {*bottom} == {*root} and len(root) == 1
 
 
@@ -156,7 +156,7 @@ def test_later_mounts_do_not_cross(subhost: Subhost) -> None:
     """What either side mounts after the boot does not appear on the other."""
     subhost.put("shared/.x", "")
     subhost.boot(f"SHARE= {subhost.folder}/shared:/srv/shared")
-    subhost.prepare(f"mount -t tmpfs outside {subhost.folder}/shared")
+    subhost.prepare_host(f"mount -t tmpfs outside {subhost.folder}/shared")
     try:
         assert "outside" not in subhost.inside("cat /proc/mounts")
         assert subhost.inside("mount -t tmpfs inside /srv && echo done") == "done\n"
@@ -167,7 +167,7 @@ def test_later_mounts_do_not_cross(subhost: Subhost) -> None:
 
 @clause("ns-ipc", "ns-uts")
 def test_ipc_and_uts_namespaces(subhost: Subhost) -> None:
-    """ipc and uts namespaces are the subhost's own, and its host name is NAME."""
+    """The ipc and uts namespaces are the subhost's own, and its host name is NAME."""
     subhost.boot()
     for kind in ("ipc", "uts"):
         assert subhost.namespace(kind) != subhost.namespace(kind, main_host=True)
@@ -183,13 +183,16 @@ def test_users_are_the_main_hosts(subhost: Subhost) -> None:
 
 @clause("root-layers")
 def test_a_subhost_can_walk_through_its_whole_root(subhost: Subhost) -> None:
-    """With UPPER and WORK below LOWER, whose folder around them keeps its mode and owner. A boot that
-    fails leaves nothing of it in UPPER."""
+    """A subhost whose UPPER and WORK lie below LOWER can walk through its whole root; the
+    folder around them keeps its mode and owner, and a boot that fails leaves nothing of it in
+    UPPER."""
     lower = subhost.fill("lower")
-    subhost.prepare(f"cd {lower} && mkdir -p s/of/root s/of/work && chown 12:34 s && chmod 751 s")
+    subhost.prepare_host(
+        f"cd {lower} && mkdir -p s/of/root s/of/work && chown 12:34 s && chmod 751 s"
+    )
     layers = f"LOWER= {lower}\nUPPER= {lower}/s/of/root\nWORK= {lower}/s/of/work"
     assert subhost.start(f"{layers}\nPOSTMOUNT= /bin/false").status == 1
-    assert subhost.run(f"ls -A {lower}/s/of/root").out == ""
+    assert subhost.on_host(f"ls -A {lower}/s/of/root").out == ""
     for _ in range(2):
         subhost.boot(layers)
         assert subhost.inside("stat -c '%a %u %g' /s") == "751 12 34\n"

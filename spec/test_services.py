@@ -33,7 +33,7 @@ def calls(subhost: Subhost) -> list[str]:
 
 @clause("start-initd")
 def test_a_service_is_a_script_of_init_d(subhost: Subhost) -> None:
-    """A name in START is that of its script."""
+    """A name in START is that of a script in the subhost's /etc/init.d."""
     service(subhost, "/etc/init.d/one")
     subhost.boot("START= one")
     assert calls(subhost) == ["one start"]
@@ -103,6 +103,18 @@ def test_no_dummy_service_beside_a_service(subhost: Subhost) -> None:
     assert not subhost.inside("ls /run/dummy_service 2> /dev/null")
 
 
+@clause("reaper-end")
+def test_the_reaper_waits_for_the_last_process(subhost: Subhost) -> None:
+    """/.reaper stays when one of two processes ends, and ends once the other one does."""
+    subhost.put("root/two", "#!/bin/sh\nfor i in 1 2; do sleep 999 & echo $! > /pid$i; done\n")
+    subhost.boot("START= /two")
+    pid = subhost.pid1()
+    subhost.inside("kill $(cat /pid1)")
+    assert not subhost.wait(f"[ ! -e /proc/{pid} ]", 2)
+    subhost.inside("kill $(cat /pid2)")
+    assert subhost.ended(pid)
+
+
 @clause("dummy-pipe", "dummy-end", "reaper-end")
 def test_writing_to_the_pipe_ends_it(subhost: Subhost) -> None:
     """dummy_service ends when anything is written to its pipe, and with it the subhost."""
@@ -110,13 +122,13 @@ def test_writing_to_the_pipe_ends_it(subhost: Subhost) -> None:
     pid = subhost.pid1()
     assert subhost.runs("dummy_service")
     assert subhost.inside("[ -p /run/dummy_service ] && echo pipe") == "pipe\n"
-    subhost.run(f"overlay-go {subhost.name}", input="echo > /run/dummy_service\n")
+    subhost.on_host(f"overlay-go {subhost.name}", input="echo > /run/dummy_service\n")
     assert subhost.ended(pid)
 
 
 @clause("start-failure")
 def test_a_service_that_fails_does_not_stop_the_others(subhost: Subhost) -> None:
-    """It is noted in the log, and the next one is started."""
+    """A service that fails is noted in the log, and the next one is started."""
     service(subhost, "/etc/init.d/good")
     subhost.put("root/etc/init.d/bad", "#!/bin/sh\nexit 3\n")
     subhost.boot("START= bad missing good")
@@ -127,7 +139,8 @@ def test_a_service_that_fails_does_not_stop_the_others(subhost: Subhost) -> None
 
 @clause("log-services")
 def test_the_log_tells_what_services_took(subhost: Subhost) -> None:
-    """A line for each start and stop, in order, with the seconds; also for one that fails."""
+    """The log has a line for each start and stop of a service, in order, with the seconds, and
+    so it has for one that fails."""
     subhost.put("root/slow", "#!/bin/sh\nsleep 0.3\n")
     subhost.put("root/bad", "#!/bin/sh\nexit 3\n")
     subhost.boot("START= /slow /bad")
@@ -152,18 +165,18 @@ def test_the_log_tells_what_services_took(subhost: Subhost) -> None:
     [("echo > /proc/{0}/root/run/dummy_service", "exit status 0"), ("kill -9 {0}", "signal 9")],
 )
 def test_the_log_tells_how_the_subhost_ended(subhost: Subhost, end: str, told: str) -> None:
-    """Whether pid 1 ended by itself or was killed."""
+    """The log tells whether pid 1 ended by itself or was killed."""
     subhost.boot()
     pid = subhost.pid1()
     assert subhost.runs("dummy_service")
-    subhost.run(end.format(pid))
+    subhost.on_host(end.format(pid))
     assert subhost.gone(pid)
     assert told in subhost.target.read(subhost.log).splitlines()[-1]
 
 
 @clause("init", "init-config")
 def test_inits_output_is_what_pid_1_runs(subhost: Subhost) -> None:
-    """The command gets CONFIG, and its output is the subhost's script."""
+    """INIT gets CONFIG, and its output is the script that the subhost's pid 1 runs."""
     subhost.put(
         "init",
         '#!/bin/sh\necho "echo $CONFIG \\$\\$ > /said"; echo "sleep 99 &"\necho "exec /.reaper"\n',
@@ -184,7 +197,8 @@ def test_the_default_init_ends_in_the_reaper(subhost: Subhost) -> None:
 
 @clause("init-subhost-shell")
 def test_the_subhosts_own_shell_runs_the_script(subhost: Subhost) -> None:
-    """A busybox shell will do: the subhost has neither Python nor this package."""
+    """The subhost's own shell runs INIT's script, and a busybox will do: it has neither Python
+    nor this package."""
     subhost.put(
         "init", "#!/bin/sh\necho 'readlink /proc/$$/exe > /said; sleep 99 & exec /.reaper'\n"
     )
@@ -201,7 +215,7 @@ def test_a_script_without_the_reaper_just_ends(subhost: Subhost) -> None:
     subhost.start(f"INIT= {subhost.folder}/init")
     assert subhost.wait(f"grep -q ^spoken {subhost.log}", 20)
     pid = subhost.pid1()
-    subhost.run(f"overlay-go {subhost.name} touch /go-on")
+    subhost.on_host(f"overlay-go {subhost.name} touch /go-on")
     assert pid and subhost.gone(pid)
 
 
@@ -234,7 +248,7 @@ def test_what_was_started_is_stopped(subhost: Subhost) -> None:
 
 @clause("stop-services-inside")
 def test_services_are_stopped_inside(subhost: Subhost) -> None:
-    """The script sees the subhost's root and processes when it is told to stop."""
+    """A script that is told to stop sees the subhost's root and processes."""
     subhost.put("root/one", "#!/bin/sh\necho $1 $(cat /proc/1/comm) >> /seen\nsetsid sleep 99 &\n")
     subhost.boot("START= /one")
     subhost.stop()
@@ -255,7 +269,7 @@ def test_services_are_stopped_whatever_init_is(subhost: Subhost) -> None:
 @clause("stop-services", "stop-script")
 @pytest.mark.parametrize("given", ["/etc/init.d/one /etc/init.d/two", "one two"])
 def test_services_are_stopped_in_reverse(subhost: Subhost, given: str) -> None:
-    """overlay-stop stops them inside the subhost, the last one first."""
+    """overlay-stop stops the services inside the subhost, the last one first."""
     for name in ("one", "two"):
         service(subhost, f"/etc/init.d/{name}")
     subhost.boot(f"START= {given}")
@@ -265,7 +279,8 @@ def test_services_are_stopped_in_reverse(subhost: Subhost, given: str) -> None:
 
 @clause("stop-services")
 def test_all_services_are_stopped_when_no_process_is_left(subhost: Subhost) -> None:
-    """Also those that come after the one whose process was the last of the subhost."""
+    """Services are stopped, too, that come after the one whose process was the last of the
+    subhost."""
     service(subhost, "/one", runs=False)
     service(subhost, "/two")
     subhost.boot("START= /one /two")

@@ -32,7 +32,7 @@ def boot(subhost: Subhost, text: str, status: int = 0) -> Result:
     """Boot it, and wait until systemd has started all of START."""
     __tracebackhide__ = True
     subhost.write(INIT + text)
-    done = subhost.run(f"overlay-boot --wait {subhost.conf} < /dev/null", timeout=180)
+    done = subhost.on_host(f"overlay-boot --wait {subhost.conf} < /dev/null", timeout=180)
     assert done.status == status, done
     return done
 
@@ -52,7 +52,8 @@ def told(subhost: Subhost) -> list[str]:
 
 @clause("init-systemd", "systemd-units", "systemd-initd", "systemd-log")
 def test_the_words_of_start_are_units(systemd: Subhost) -> None:
-    """With and without a suffix; pid 1 is systemd, and the log has a line for each."""
+    """The words of START are units with and without a suffix; pid 1 is systemd, and the log
+    has a line for each."""
     for name in ("one.service", "at@.service", "tick.service"):
         unit(systemd, name)
     unit(systemd, "tick.timer", "[Timer]\nOnBootSec=1h\n")
@@ -68,8 +69,8 @@ def test_the_words_of_start_are_units(systemd: Subhost) -> None:
 
 @clause("systemd-script", "systemd-stop")
 def test_scripts_and_units_start_and_stop_in_order(systemd: Subhost) -> None:
-    """A unit behind the one that it needs, a script behind the words before it; the stop is the
-    reverse of that, and nothing is started anew meanwhile."""
+    """A unit starts behind the one that it needs and a script behind the words before it; they
+    stop in the reverse order, and nothing is started anew meanwhile."""
     note = "ExecStartPre=/bin/sh -c 'echo %N start >> /calls'\nExecStop=/bin/sh -c 'echo %N stop >> /calls'\n"
     unit(systemd, "first.service", f"{SLEEP}Restart=always\n{note}")
     unit(systemd, "then.service", f"[Unit]\nAfter=first.service\n{SLEEP}Restart=always\n{note}")
@@ -85,7 +86,8 @@ def test_scripts_and_units_start_and_stop_in_order(systemd: Subhost) -> None:
 
 @clause("systemd-only", "systemd-login", "systemd-console")
 def test_nothing_else_is_started(systemd: Subhost) -> None:
-    """Of what is enabled, wanted by a target that is, or looks after a machine."""
+    """Nothing is started of what is enabled, what a target wants that is enabled, or what
+    looks after a machine."""
     enabled = ["sysinit", "local-fs", "sockets", "timers", "network-online", "multi-user"]
     for target in enabled:
         unit(systemd, f"for-{target}.service")
@@ -119,7 +121,8 @@ def test_start_may_name_what_is_kept_back(systemd: Subhost) -> None:
 
 @clause("systemd-name", "systemd-identity")
 def test_it_is_a_machine_of_its_own(systemd: Subhost) -> None:
-    """By its host name and its id, which stays the same from then on."""
+    """The subhost has a host name and a machine id of its own, which stays the same from then
+    on."""
     systemd.put("root/etc/hostname", "another\n", 0o644)
     boot(systemd, "START= none")
     look = "cat /proc/sys/kernel/hostname /etc/machine-id; journalctl -q -n 1 -o export | grep -a MACHINE"
@@ -134,7 +137,8 @@ def test_it_is_a_machine_of_its_own(systemd: Subhost) -> None:
 
 @clause("systemd-wait")
 def test_wait_returns_when_all_has_been_started(systemd: Subhost) -> None:
-    """And names what could not be, for whatever reason; the subhost runs on."""
+    """overlay-boot --wait returns when all units have been started, and names those that could
+    not be, for whatever reason; the subhost runs on."""
     unit(systemd, "good.service", f"{SLEEP}ExecStartPre=/bin/sleep 2\n")
     unit(systemd, "bad.service", "[Service]\nType=oneshot\nExecStart=/bin/false\n")
     unit(systemd, "needy.service", f"[Unit]\nRequires=bad.service\nAfter=bad.service\n{SLEEP}")
@@ -149,7 +153,8 @@ def test_wait_returns_when_all_has_been_started(systemd: Subhost) -> None:
 
 @clause("systemd-cgroup", "go-cgroup")
 def test_all_processes_are_in_the_cgroup(systemd: Subhost) -> None:
-    """Those of overlay-go too, and nothing of the main host's hierarchy is seen."""
+    """All processes, those of overlay-go too, are in the subhost's cgroup, and nothing of the
+    main host's hierarchy is seen."""
     unit(systemd, "one.service")
     boot(systemd, "START= one")
     systemd.inside("sleep 4321 < /dev/null > /dev/null 2>&1 &")
@@ -170,7 +175,7 @@ def test_all_processes_are_in_the_cgroup(systemd: Subhost) -> None:
 
 @clause("systemd-packages")
 def test_packages_restart_their_services(systemd: Subhost) -> None:
-    """By the two programs that Debian's packages call."""
+    """Packages restart their services by the two programs of Debian's for it."""
     unit(systemd, "one.service")
     boot(systemd, "START= one")
     show = "systemctl show -p MainPID --value one"
@@ -183,11 +188,11 @@ def test_packages_restart_their_services(systemd: Subhost) -> None:
 @clause("systemd-poweroff", "systemd-left")
 @pytest.mark.parametrize("verb", ["poweroff", "reboot"])
 def test_it_can_end_itself(systemd: Subhost, verb: str) -> None:
-    """Nothing of it is left, as after overlay-stop; and it can be started again."""
+    """A subhost that powers itself off, or reboots, leaves nothing, as after overlay-stop."""
     unit(systemd, "one.service")
     boot(systemd, "START= one")
     pid = systemd.pid1()
-    systemd.run(f"overlay-go {systemd.name} systemctl --no-block {verb}")
+    systemd.on_host(f"overlay-go {systemd.name} systemctl --no-block {verb}")
     assert systemd.wait(f"[ ! -e /proc/{pid} ]", 60)
     assert systemd.gone(pid)
     assert no_cgroup(systemd)
@@ -200,12 +205,12 @@ def no_cgroup(subhost: Subhost) -> bool:
 
 @clause("systemd-left")
 def test_a_crash_leaves_nothing_that_matters(systemd: Subhost) -> None:
-    """Neither where pid 1 is killed, nor where the process that would clear up is as well: the next
-    boot does."""
+    """Where pid 1 is killed nothing of the subhost is left; where the process that would clear
+    up is killed as well, the next boot clears it up."""
     unit(systemd, "one.service")
     boot(systemd, "START= one")
     pid = systemd.pid1()
-    systemd.run(f"kill -9 {pid}")
+    systemd.on_host(f"kill -9 {pid}")
     assert systemd.gone(pid) and no_cgroup(systemd)
     boot(systemd, "START= one")
     systemd.crash()
@@ -218,42 +223,44 @@ def test_a_crash_leaves_nothing_that_matters(systemd: Subhost) -> None:
 @clause("systemd-stop-early")
 @pytest.mark.parametrize("executed", [False, True], ids=["at once", "when it runs"])
 def test_systemd_can_be_stopped_at_once(systemd: Subhost, executed: bool) -> None:
-    """Before it is executed as well as where it has only just been, and is not ready for signals."""
+    """overlay-stop stops a systemd that has yet to be executed, and one that has only just
+    been and is not ready for signals."""
     unit(systemd, "one.service", f"{SLEEP}ExecStartPre=/bin/sleep 4321\n")
     systemd.write(f"{INIT}START= one")
     until = f'until [ "$(cat /proc/$(pid1 {systemd.name})/comm)" = systemd ]; do :; done &&'
     steps = f"overlay-boot {systemd.conf} && {until * executed} overlay-stop {systemd.name}"
-    done = systemd.run(f"{PID1}\n{steps}", timeout=180)
+    done = systemd.on_host(f"{PID1}\n{steps}", timeout=180)
     assert done.status == 0, done
     assert not systemd.pid1() and no_cgroup(systemd)
 
 
 @clause("systemd-warn", "systemd-warn-missing")
 def test_what_systemd_will_not_find_is_told(systemd: Subhost) -> None:
-    """Words without a unit, and a subhost without systemd."""
+    """Words of START without a unit, and a subhost without systemd, draw a warning."""
     for name in ("here.service", "at@.service"):
         unit(systemd, name)
     systemd.put("root/etc/init.d/script", "#!/bin/sh\n")
     check = f"overlay-boot --check {systemd.conf} 2>&1 >/dev/null | grep -v LOWER:"
     systemd.write(f"{INIT}START= here here.timer at@1 script nowhere /nowhere")
-    lines = systemd.run(check).out.splitlines()
+    lines = systemd.on_host(check).out.splitlines()
     assert [line.split("START: ")[1].split()[0] for line in lines] == [
         "here.timer",
         "nowhere",
         "/nowhere",
     ]
     systemd.write("INIT= overlay-init-systemd\nSTART= none")
-    said = systemd.run(check).out
+    said = systemd.on_host(check).out
     assert said.startswith(f"{systemd.conf}:") and "warning: INIT: " in said, said
 
 
 @clause("systemd-refused")
 @pytest.mark.parametrize("flag", ["--check", ""])
 def test_it_is_refused_without_cgroup_v2(subhost: Subhost, flag: str) -> None:
-    """Together with other mistakes, with status 2, and nothing is started or made."""
+    """Without cgroup v2 the systemd of a subhost is refused, together with other mistakes,
+    with status 2, and nothing is started or made."""
     subhost.write("INIT= overlay-init-systemd\nRAM_SIZE= much")
     hidden = "mount -t tmpfs none /sys/fs/cgroup 2> /dev/null || [ ! -e /sys/fs/cgroup ]"
-    done = subhost.run(
+    done = subhost.on_host(
         f"unshare -m sh -c '{hidden} || exit 9; exec overlay-boot {flag} {subhost.conf} < /dev/null'"
     )
     assert done.status == 2, done
@@ -281,18 +288,20 @@ def executed(subhost: Subhost, name: str) -> bool:
 
 @clause("boot-wait-init")
 def test_wait_returns_when_another_init_is_executed(subhost: Subhost) -> None:
-    """Not before that, and not at the subhost's end."""
+    """overlay-boot --wait returns when another program than /.reaper has been executed as pid
+    1, not before that, and does not wait for the subhost's end."""
     init = subhost.put("init", "#!/bin/sh\necho 'sleep 1; exec /opt/other'\n")
     subhost.put("root/opt/other", "#!/bin/sh\nmkfifo /never; read line < /never\n")
     subhost.write(f"INIT= {init}")
-    done = subhost.run(f"overlay-boot --wait {subhost.conf} < /dev/null")
+    done = subhost.on_host(f"overlay-boot --wait {subhost.conf} < /dev/null")
     assert done.status == 0, done
     assert subhost.target.run(f"cat /proc/{subhost.pid1()}/comm").out == "other\n"
 
 
 @clause("stop-systemd")
 def test_a_systemd_is_asked_by_its_signal(subhost: Subhost) -> None:
-    """And no stop script of START is run: that is systemd's to do."""
+    """overlay-stop asks a systemd to power off by its signal, and runs no stop script of
+    START: that is systemd's to do."""
     init = as_pid1(
         subhost, "systemd", "trap 'echo asked > /asked; exit' 38\nwhile :; do sleep 0.1; done\n"
     )
@@ -309,7 +318,8 @@ def test_a_systemd_is_asked_by_its_signal(subhost: Subhost) -> None:
 @clause("stop-systemd", "stop-named")
 @pytest.mark.parametrize("trap", ["trap : 38", ":"], ids=["passes over", "never listens"])
 def test_a_systemd_that_does_not_end_is_ended(subhost: Subhost, trap: str) -> None:
-    """In the time of the stop scripts, and with status 1, as any subhost."""
+    """A systemd that does not end in the time of the stop scripts is ended, with status 1, as
+    any subhost."""
     init = as_pid1(subhost, "systemd", f"{trap}\nwhile :; do sleep 0.1; done\n")
     subhost.start(init)
     assert executed(subhost, "systemd")
@@ -320,7 +330,7 @@ def test_a_systemd_that_does_not_end_is_ended(subhost: Subhost, trap: str) -> No
 
 @clause("stop-sysvinit")
 def test_a_sysvinit_is_told_its_runlevel(subhost: Subhost) -> None:
-    """After the services of START."""
+    """A sysvinit is told runlevel 0 by telinit, once the services of START have been stopped."""
     init = as_pid1(
         subhost, "init", "mkfifo /told; read level < /told; echo runlevel $level >> /calls\n"
     )

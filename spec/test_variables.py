@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.subhost import TINY, Subhost
 
 
@@ -16,14 +17,14 @@ def test_a_name_of_twelve_characters_names_the_subhost(subhost: Subhost) -> None
     subhost.named.append(subhost.name)
     subhost.start()
     assert subhost.up()
-    inside = subhost.run(f"ip netns exec {subhost.name} readlink /proc/self/ns/net").out
+    inside = subhost.on_host(f"ip netns exec {subhost.name} readlink /proc/self/ns/net").out
     assert inside == subhost.target.run(f"readlink /proc/{subhost.pid1()}/ns/net").out
-    assert subhost.name in subhost.run("ip netns list").out.split()
+    assert subhost.name in subhost.on_host("ip netns list").out.split()
 
 
 @clause("name-default")
 def test_the_name_is_the_files_by_default(subhost: Subhost) -> None:
-    """Without NAME the file's name without .conf is it."""
+    """Without NAME the subhost's name is the configuration file's without .conf."""
     subhost.boot()
     assert subhost.host.file(f"/run/netns/{subhost.name}").exists
 
@@ -41,7 +42,7 @@ def start_and_list(subhost: Subhost, text: str, live: str, upper: str) -> str:
 @clause("upper", "live", "work")
 def test_folders_of_ones_own(subhost: Subhost) -> None:
     """UPPER is written to, the kernel works in WORK, and the root is mounted on LIVE."""
-    subhost.run(f"cd {subhost.folder} && mv root up && mv work wk && mv live lv")
+    subhost.on_host(f"cd {subhost.folder} && mv root up && mv work wk && mv live lv")
     folder = subhost.folder
     text = f"UPPER= {folder}/up\nWORK= {folder}/wk\nLIVE= {folder}/lv"
     assert start_and_list(subhost, text, "lv", "up") == subhost.target.run(f"ls {TINY}/bin").out
@@ -50,7 +51,7 @@ def test_folders_of_ones_own(subhost: Subhost) -> None:
 
 @clause("base-layout", "live-default", "upper-default", "work-default")
 def test_the_typical_layout_needs_no_paths(subhost: Subhost) -> None:
-    """root, work and live beside the file are UPPER, WORK and LIVE by default."""
+    """The folders root, work and live beside the file are UPPER, WORK and LIVE by default."""
     assert start_and_list(subhost, "", "live", "root") == subhost.target.run(f"ls {TINY}/bin").out
     assert subhost.host.file(f"{subhost.folder}/work/work").exists
 
@@ -92,7 +93,7 @@ def test_the_log_is_appended_to_with_its_mode(subhost: Subhost) -> None:
 @clause("log-mode-kept")
 def test_the_mode_of_an_older_log_stays(subhost: Subhost) -> None:
     """What an administrator has set for it holds through a boot and a stop."""
-    subhost.run(f"touch {subhost.log}; chmod 604 {subhost.log}")
+    subhost.on_host(f"touch {subhost.log}; chmod 604 {subhost.log}")
     subhost.boot()
     subhost.stop()
     assert subhost.target.read(subhost.log)
@@ -109,7 +110,7 @@ def test_a_log_that_is_truncated_begins_anew(subhost: Subhost) -> None:
     log = subhost.log
     subhost.inside("echo one > /say")
     assert subhost.wait(f"grep -q 'said one' {log}")
-    subhost.run(f"cp {log} {log}.1 && truncate -s 0 {log}")
+    subhost.on_host(f"cp {log} {log}.1 && truncate -s 0 {log}")
     subhost.inside("echo two > /say")
     assert subhost.wait(f"grep -q 'said two' {log}")
     subhost.stop()
@@ -130,7 +131,8 @@ def test_a_log_that_is_truncated_begins_anew(subhost: Subhost) -> None:
 )
 def test_a_log_that_is_not_ours_is_an_error(subhost: Subhost, make: str, said: str) -> None:
     """A log that is a link or another user's is refused, and not written to."""
-    subhost.run(make.format(subhost.log))
+    subhost.on_host(make.format(subhost.log))
     done = subhost.start("")
-    assert done.status == 1 and said in done.err and not subhost.pid1(), done
+    one_line(done, 1, said)
+    assert not subhost.pid1(), done
     assert subhost.target.read(subhost.log) == ""

@@ -265,6 +265,10 @@ def test_man_shows_the_pages(tmp_path: Path) -> None:
 
 def test_a_promise_is_a_sentence() -> None:
     """It stands in reports alone, for people who have not read the test."""
-    found = Catalogue(promises={"t.py::a": "50M.", "t.py::b": "Its size is 50M by default."})
-    lines = [line for line in problems(found) if line.startswith("t.py")]
-    assert len(lines) == 1 and lines[0].startswith("t.py::a: its docstring stands in reports")
+    wrong = ["50M.", "with a size of 50M by default.", "Its size is 50M by default:", ""]
+    right = ["Its size is 50M by default.", "overlay-stop takes no more\n\nthan 5 s."]
+    named = {f"t.py::{number}": says for number, says in enumerate(wrong + right)}
+    lines = [line for line in problems(Catalogue(promises=named)) if line.startswith("t.py")]
+    assert [line.partition(": its docstring stands in reports")[0] for line in lines] == [
+        f"t.py::{number}" for number in range(len(wrong))
+    ]

@@ -3,12 +3,14 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
+from spec.__main__ import main
 from spec.targets import Here, Host, NoAnswer, Ssh, TargetError
 from tests.conftest import needs_root
 
@@ -54,6 +56,20 @@ def test_a_command_past_its_limit_is_ended_with_what_it_has_started() -> None:
     with pytest.raises(NoAnswer, match="no answer in 0 s: echo begun"):
         Host().run(f"echo begun; sleep {NUMBER} & wait", timeout=0.3)
     assert ends(f"^sleep {NUMBER}")
+
+
+def test_commands_have_one_locale_whatever_the_callers_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "de_DE.ISO-8859-1")
+    assert Host().run("echo $LC_ALL").out == "C.UTF-8\n"
+
+
+def test_a_run_hands_on_all_signs_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test's commands and what they print have signs that no other encoding has."""
+    seen: dict[str, str] = {}
+    monkeypatch.setattr(os, "execve", lambda _, words, environment: seen.update(environment))
+    monkeypatch.setattr(sys, "argv", ["spec", "run", "--target", "host"])
+    main()
+    assert seen["PYTHONUTF8"] == "1"
 
 
 @needs_root

@@ -75,12 +75,12 @@ def test_a_command_that_only_takes_long_has_no_verdict(subhost: Subhost) -> None
     with pytest.raises(NoAnswer, match="no answer in"):
         subhost.target.run("sleep 99", timeout=0.1)
     with pytest.raises(NoAnswer, match="still at work"):
-        subhost.run("while :; do :; done", timeout=0.1)
-    assert subhost.run("sleep 1; echo said", timeout=0.5).out == "said\n"
+        subhost.on_host("while :; do :; done", timeout=0.1)
+    assert subhost.on_host("sleep 1; echo said", timeout=0.5).out == "said\n"
 
 
 def test_a_command_at_rest_without_an_end_has_one(subhost: Subhost) -> None:
-    done = subhost.run("echo begun; sleep 999", timeout=0.1)
+    done = subhost.on_host("echo begun; sleep 999", timeout=0.1)
     assert (done.status, done.out) == (CUT, "begun\n") and "come to rest" in done.err
     assert not subhost.target.run("pgrep -f '^sleep 999'").out
 
