@@ -10,7 +10,7 @@ from spec import results
 from spec.__main__ import main
 from spec.clauses import clauses, in_force
 from spec.report_html import cut, headline, html
-from spec.report_view import Run, causes, told
+from spec.report_view import REPRODUCE, Run, causes, told
 from spec.results import Outcome, Results
 from tests.spec.test_report import everything, outcome, results_of
 
@@ -130,6 +130,14 @@ def test_failures_are_grouped_by_cause_over_all_runs() -> None:
     ]
 
 
+def test_one_test_with_several_values_fails_for_one_reason() -> None:
+    tests = [
+        {**failing("stop", says=f"{says} is left"), "id": f"t.py::t[{says}]"} for says in "ab"
+    ]
+    (cause,) = causes([Run(but(*tests), "A")])
+    assert (cause.words, len(cause.tests)) == ("a is left", 2)
+
+
 def test_what_is_not_shown_is_grouped_by_its_reason() -> None:
     tests = (outcome("precondition", name, reason="no 8021q") for name in ("vlan", "vlan-name"))
     found = [(one.verdict, one.words, list(one.promises)) for one in causes([Run(but(*tests))])]
@@ -168,8 +176,11 @@ def test_much_evidence_makes_no_huge_report() -> None:
     assert cut("short", 10) == "short"
     assert cut("a" * 100 + "end", 10).endswith("\naaaaaaaend")
     much = [{"title": title, "text": "x" * results.LIMIT} for title in ("log", "mounts")]
-    tests = [{**outcome("fail", name), "evidence": much} for name in in_force("ours")]
-    assert len(html([results_of(*tests)])) < 5 * 1024 * 1024
+    tests = [{**outcome("fail", name), "evidence": [*much]} for name in in_force("ours")]
+    tests[0]["evidence"].append({"title": REPRODUCE, "text": f"# first\n{'x' * 3000}"})
+    text = html([results_of(*tests)])
+    assert len(text) < 5 * 1024 * 1024
+    assert "# first" in text, "commands that are cut reproduce nothing"
 
 
 def test_html_is_one_sound_file_with_each_sentence(
