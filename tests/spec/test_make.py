@@ -88,6 +88,14 @@ def test_a_folder_that_will_not_do_is_named(clone: Path, options: str, says: str
     assert says in done.stderr and str(clone) in done.stderr
 
 
+@needs_root
+def test_a_tmp_that_runs_no_programs_is_not_used(clone: Path) -> None:
+    for options, place in (("exec", "/tmp"), ("noexec", "/var/tmp")):
+        script = f"mount -t tmpfs -o {options} none /tmp && make -np help | grep ^TMPDIR"
+        done = run("unshare", "-m", "sh", "-c", script, cwd=clone)
+        assert done.stdout == f"TMPDIR := {place}\n", done
+
+
 PLAN = """case "$*" in *assume-no*)
     echo "0 upgraded, 7 newly installed, 0 to remove and 0 not upgraded."
     echo "Need to get 12.5 MB/13.0 MB of archives."
