@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 ifneq ($(word 2,$(CURDIR)),)
-$(error the path of this folder has a blank, which the first line of a script cannot: move it)
+$(error the path of this folder has a blank, which the first line of a script cannot have: move it)
 endif
 # /tmp may be mounted noexec, and tests run scripts of their own.
 export TMPDIR := $(or $(TMPDIR),$(if $(findstring noexec,$(shell findmnt -no OPTIONS -T /tmp)),/var/tmp,/tmp))
@@ -56,13 +56,13 @@ spec: test-setup ## the spec on this machine; ARGS="-k vlan" for a part
 # ARGS: "-k share" for some of the faults; "--points 0" for all system calls, "--case ..." for one as it
 # is printed; "--only lives --steps 200" or "--part 0.1" for less of the lives; "--only record --runs
 # 1000000" for one parser; "--rounds 3 --many 20" for a quicker bench.
-mutants: test-setup vm-setup ## does the spec notice deliberate faults?
+mutants: test-setup vm-setup ## do the tests notice deliberate faults?
 	@$(SUDO) $(BIN)/python -m tests.mutants $(ARGS)
 torture: test-setup ## each system call of a boot and an end, killed or failed
 	@$(SUDO) $(BIN)/python -m tests.torture $(or $(ARGS),--page docs/reliability.md)
-lives: test-setup ## random lives of subhosts, and races, half an hour
+lives: test-setup ## random events in subhosts, and races; half an hour
 	@$(SUDO) $(BIN)/python -m tests.lives $(or $(ARGS),--page docs/reliability.md)
-fuzz: test-setup ## files that anybody may have made up, a million of them
+fuzz: test-setup ## a million malformed files for the parsers
 	@$(BIN)/pip install --quiet atheris
 	$(BIN)/python -m tests.fuzz $(or $(ARGS),--page docs/reliability.md)
 bench: setup ## beside Debian's version and other containers
@@ -80,7 +80,7 @@ man: $(wildcard spec/*.8.adoc) ## the man pages as roff and HTML, in build/man
 stage: setup ## build/stage, for: python -m vm up --install build/stage
 	@tools/lay build/stage
 
-deb: ## the Debian package, in dist/, of the files that git knows
+deb: ## the Debian packages of the files that git tracks, in dist/
 	@$(call install,deb)
 	tools/deb
 deb-check: vm-setup ## lintian, blhc, piuparts, machine start, takeover

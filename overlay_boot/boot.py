@@ -235,7 +235,7 @@ class Boot:
             raise OverlayBootError(rest)
         if word != expected:
             raise OverlayBootError(
-                f"{self.subhost.name}: the boot ended half way: see {self.subhost.log}"
+                f"{self.subhost.name}: the boot ended halfway: see {self.subhost.log}"
             )
         return rest
 

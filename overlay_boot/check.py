@@ -134,7 +134,7 @@ def warnings(subhost: Subhost) -> Iterator[tuple[str, str]]:
         more = [f"{len(unseen) - MANY} more"] if len(unseen) > MANY else []
         where = ", ".join(unseen[:MANY] + more)
         what = f"the subhost does not see what the main host has mounted on {where}"
-        yield "LOWER", f"LOWER: {what}: SHARE what it needs of that"
+        yield "LOWER", f"LOWER: {what}: SHARE what it needs"
     if newer := _newer_packages(subhost):
         yield "LOWER", f"LOWER: {newer}"
     hooks = [subhost.init, subhost.postmount, subhost.premount]
@@ -197,7 +197,7 @@ def _service_problem(subhost: Subhost, word: str, hidden: set[str]) -> str:
                 return f"{what}: chmod +x it"
             return f"{what}, as when its package was removed: install that, or correct START"
         if word.startswith("/"):
-            return f"START: {shown} is not there in the subhost: create it, or correct START"
+            return f"START: the subhost has no {shown}: create it, or correct START"
     except (LookupError, PermissionError):
         return ""
     if unit:
@@ -223,7 +223,7 @@ def _no_systemd(subhost: Subhost, hidden: set[str]) -> str:
             return ""
     except (LookupError, PermissionError):
         return ""
-    return "INIT: /lib/systemd/systemd is not there in the subhost: install systemd in it"
+    return "INIT: the subhost has no /lib/systemd/systemd: install systemd"
 
 
 def _layers(subhost: Subhost) -> list[str]:

@@ -225,7 +225,7 @@ def _stay(booted: Boot, waiter: Waiter, flags: list[str]) -> int:
             booted.wait_for_end()
     except Interrupted as error:
         if flags != ["--foreground"]:
-            error.args = (f"interrupted while it waited; {name} runs on",)
+            error.args = (f"interrupted while waiting; {name} keeps running",)
             raise
         return _stop_running(name) if booted.record.alive() else 0
     return 1 if problem else 0

@@ -49,7 +49,7 @@ def find_subject(name_or_conf: str) -> Subject:
     if not os.path.exists(record.upper) or identity(record.upper) != record.holds[0]:
         raise OverlayBootError(
             f"{record.name}: {record.upper} is not the UPPER that it was booted with: "
-            f"boot it anew, or give the configuration once it is stopped"
+            f"restart it, or stop it and give the configuration"
         )
     return _overlay(Subject(record.name, record.upper, record.lower, record.holds), record.conf)
 
@@ -71,7 +71,7 @@ def _configured(path: str) -> Subject:
 
 def _overlay(subject: Subject, conf: str) -> Subject:
     if os.path.realpath(subject.upper) == os.path.realpath(subject.lower):
-        raise ConfigError(f"{conf}: UPPER is LOWER, so all there is is the subhost's own")
+        raise ConfigError(f"{conf}: UPPER is LOWER, so there is nothing to compare")
     return subject
 
 

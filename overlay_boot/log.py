@@ -58,4 +58,4 @@ class Log:
             reason = "No space left on device"
         except OSError as error:
             reason = str(error.strerror)
-        raise OverlayBootError(f"LOG {self.path} cannot be written: {reason}: or set LOG")
+        raise OverlayBootError(f"LOG {self.path} cannot be written: {reason}: fix it or set LOG")

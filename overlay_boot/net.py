@@ -30,7 +30,7 @@ def check_host(subhost: Subhost) -> None:
     for cable in subhost.cables:
         if interface_index(cable.host):
             raise OverlayBootError(
-                f"CABLES: the interface {cable.host} is there already: choose another NAME"
+                f"CABLES: the interface {cable.host} already exists: choose another NAME"
                 + _advice(cable)
             )
 

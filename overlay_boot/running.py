@@ -37,7 +37,7 @@ class FolderLock:
         if not _lock(self.fd, LIMIT, self.waiter):
             os.close(self.fd)
             raise OverlayBootError(
-                f"{FOLDER} is locked by another boot that does not go on: see fuser {FOLDER}"
+                f"{FOLDER} is locked by another boot that is stuck: see fuser {FOLDER}"
             )
 
     def __exit__(self, *_: object) -> None:
@@ -120,7 +120,7 @@ def hold(record: Record, upper_and_work: list[str], waiter: Waiter) -> list[int]
 def _taken(record: Record, other: Record) -> OverlayBootError:
     what = "UPPER" if record.holds[0] in other.holds else "WORK"
     return OverlayBootError(
-        f"{what} is used by the subhost {other.name}: "
+        f"{what} is in use by the subhost {other.name}: "
         f"give each its own, or stop that one with overlay-stop {other.name}"
     )
 
@@ -139,7 +139,7 @@ def _free_netns(name: str) -> None:
     if any(record.name == name and record.alive() for record in lost()):
         raise _already(name, "is running")
     raise OverlayBootError(
-        f"{path} is there already, as another network namespace: "
+        f"{path} already exists, as another network namespace: "
         "choose another NAME, or remove it with ip netns delete"
     )
 

@@ -185,7 +185,7 @@ class Stop:
         if not asked or asked.status_within(self.timeout):
             return
         if not self._ended(process, self.timeout):
-            self._problem(f"pid 1 did not come to runlevel 0 within {self.timeout:g} s")
+            self._problem(f"pid 1 did not reach runlevel 0 within {self.timeout:g} s")
 
     def _end_start(self) -> list[str]:
         """End the start of services if that still goes on; those that were begun (stop-starting)."""

@@ -183,7 +183,7 @@ def _start(text: str, _: dict[str, Any]) -> list[str]:
     for word in words:
         if word.startswith("#"):
             raise Mistake(
-                f"START: {word[:40]!r} is not a service: a comment stands on a line of its own"
+                f"START: {word[:40]!r} is not a service: a comment needs a line of its own"
             )
     return words
 
@@ -194,8 +194,8 @@ def _capability(text: str, _: dict[str, Any]) -> Capability:
     words = [word.upper().removeprefix("CAP_") for word in text.split()]
     if words != ["ALL"] and (wrong := [word for word in words if word not in CAPABILITIES]):
         raise Mistake(
-            f"CAPABILITY: {wrong[0][:40]!r} is none of {' '.join(CAPABILITIES)}, which a subhost has "
-            "not: name some of these, or all alone"
+            f"CAPABILITY: {wrong[0][:40]!r} is not one of {' '.join(CAPABILITIES)}: name some of "
+            "these, or only all"
         )
     return Capability(words)
 

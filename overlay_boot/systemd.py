@@ -41,7 +41,7 @@ SCRIPT = r"""# Of overlay-init-systemd
 set -eu
 systemd=/lib/systemd/systemd
 if [ ! -x $systemd ]; then
-    echo "overlay-init-systemd: $systemd is not there in the subhost: install systemd" >&2
+    echo "overlay-init-systemd: the subhost has no $systemd: install systemd" >&2
     exit 1
 fi
 mountpoint -q /run || mount -t tmpfs -o nosuid,nodev,mode=755 tmpfs /run

@@ -23,13 +23,24 @@ WORKERS = "one machine cannot be shared: -n 1, or no -n, with this target"
 
 
 def _implementation(config: pytest.Config) -> Path | None:
-    """What is to be tested; on this machine by default the clone's own commands."""
+    """What is to be tested; on this machine by default the commands on PATH, else the clone's own.
+
+    Raises TargetError where there is none.
+    """
     given = config.getoption("--implementation")
+    mine = config.getoption("--target") in ("here", "host")
+    if given and mine and not (given.endswith(".deb") or Path(given, "overlay-boot").exists()):
+        raise TargetError(f"there is no command {given}/overlay-boot: name their folder")
     if given or config.getoption("--deb"):
         return Path(given).absolute() if given else None
-    own = Path(sys.executable).parent / "overlay-boot"
-    here = config.getoption("--target") in ("here", "host")
-    return own.parent if here and not shutil.which("overlay-boot") and own.exists() else None
+    if not mine or shutil.which("overlay-boot"):
+        return None
+    for folder in (Path(sys.executable).parent, Path(__file__).parents[1] / ".venv/bin"):
+        if (folder / "overlay-boot").exists():
+            return folder
+    raise TargetError(
+        "there is no overlay-boot here: run `make setup`, or give --implementation or --deb"
+    )
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -44,17 +55,26 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     kind = target.partition("://")[0]
     if kind not in ("here", "host", "ssh", "vm"):
-        pytest.exit(f"--target {target}: here, host, ssh://[user@]machine[:port], vm://SUITE", 2)
+        raise pytest.UsageError(
+            f"--target {target}: here, host, ssh://[user@]machine[:port], vm://SUITE"
+        )
     if kind in ("here", "host") and os.geteuid() != 0:
-        pytest.exit(f"--target {target} makes namespaces and mounts: run the spec as root", 2)
+        raise pytest.UsageError(
+            f"--target {target} makes namespaces and mounts: run the spec as root"
+        )
+    try:
+        if kind != "vm":
+            _look(session.config)
+    except TargetError as error:
+        raise pytest.UsageError(str(error)) from None
     several = (session.config.getoption("numprocesses", None) or 0) > 1
     url, fresh = fresh_each(target)
     if several and (kind in ("host", "ssh") or not fresh):
-        pytest.exit(f"--target {target}: {WORKERS}", 2)
+        raise pytest.UsageError(f"--target {target}: {WORKERS}")
     if kind != "vm":
         return
     if not find_spec("vm"):
-        pytest.exit(f"--target {target}: disposable machines are in the clone only", 2)
+        raise pytest.UsageError(f"--target {target}: disposable machines are in the clone only")
     import vm
 
     given = [session.config.getoption(name) for name in ("--implementation", "--deb")]
@@ -63,7 +83,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             vm.look(Path(what), commands=["overlay-boot"])
         vm.prepare(url, say=lambda line: print(line, flush=True))
     except vm.VmError as error:
-        pytest.exit(str(error), returncode=1)
+        raise pytest.UsageError(str(error)) from None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -89,6 +109,16 @@ def make_target(config: pytest.Config) -> Target:
     if wanted.startswith("ssh://"):
         return Ssh(wanted)
     return Virtual(wanted)
+
+
+def _look(config: pytest.Config) -> None:
+    """Raise TargetError where the target or the implementation is not there at all, which all the
+    tests would say."""
+    place = make_target(config)
+    try:
+        place.succeed("true")
+    finally:
+        place.close()
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from spec.clauses import FOLDER, Clause, clauses
 from spec.report_pages import headings, markup, pages
-from spec.report_view import REPRODUCE, WORDS, Cause, Run, causes
+from spec.report_view import REPRODUCE, WORDS, Cause, Run, causes, told
 from spec.results import SHOWN, Judgement, Outcome, Results, by_section, count, shown
 
 LOUD = ("fail", "error")
@@ -129,7 +129,7 @@ def html(found: list[Results]) -> str:
     environment.filters["cut"] = lambda text: cut(text, limit)
     environment.globals.update(
         words=WORDS, shown=SHOWN, levels=LEVELS, loud=LOUD, reproduce=REPRODUCE,
-        clauses=clauses(), several=several,
+        clauses=clauses(), several=several, told=told,
     )  # fmt: skip
     sentence = getattr(environment.get_template("parts.html.j2").module, "sentence")  # noqa: B009
 

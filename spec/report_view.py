@@ -24,18 +24,18 @@ from spec.results import (
 WORDS = {
     "pass": ("kept", "all tests of the promise passed"),
     "fail": ("not kept", "the implementation does something else"),
-    "error": ("test broke", "the test or its machine broke: nothing is known of the promise"),
-    "expected": ("known failure", "not kept, for a reason that was known before"),
-    "precondition": ("could not be shown here", "the machine lacks what the test needs"),
+    "error": ("test broke", "the test or its machine broke: whether it is kept is not known"),
+    "expected": ("known failure", "not kept, for a reason that is listed as known"),
+    "precondition": ("not testable here", "the machine lacks what the test needs"),
     "skip": ("left out", "the test was left out"),
     "untested": ("not tested", "no test ran"),
     "unpromised": ("not promised", "this version of the man page does not promise it"),
 }
 """The verdicts as people read them: a few words, and what they mean."""
 AGAINST = {
-    "ours": "this project's man pages",
-    "1.2": "version 1.2 of the man page",
-    "1.6": "version 1.6 of the man page, Debian's",
+    "ours": "the man pages of this project",
+    "1.2": "the man page of version 1.2",
+    "1.6": "the man page of version 1.6, Debian's",
 }
 WHERE = {
     "here": "in a sandbox of namespaces",
@@ -188,7 +188,7 @@ def told(test: Outcome) -> tuple[str, str]:
     words = " ".join(words.split()).removesuffix(":")
     if len(words) > 240:
         words = f"{words[:240]} …"
-    return words or f"Not so: {test['promise']}", asserted
+    return words or f"Expected: {test['promise']}", asserted
 
 
 @dataclass
@@ -217,42 +217,48 @@ class Cause:
             self.tests.append((run, test))
 
 
-def _reasons(run: Run, clause: Judgement) -> Iterator[tuple[str, str, Outcome | None]]:
-    """Each reason why a clause did not pass: what it goes by, its words, its test."""
+def _reasons(run: Run, clause: Judgement) -> Iterator[tuple[str, Outcome | None]]:
+    """Each reason why a clause did not pass, with its test where that failed."""
     tests = [run.tests[name] for name in clause["tests"] if name in run.tests]
     verdict = shown(clause)
     if verdict in ("fail", "error"):
         for test in tests:
             if test["verdict"] in ("fail", "error") and not test["expected"]:
-                words, asserted = told(test)
-                first = asserted.partition("\n")[0] if words.startswith("Not so: ") else words
-                yield first or test["id"], words, test
+                yield told(test)[0], test
         return
     why = clause["expected"] or clause["untested"] or ""
     for test in [] if why else tests:
         why = test["reason"] or why
-    yield why or "no test ran", why or "no test ran", None
+    yield why or "no test ran", None
 
 
 def causes(runs: Iterable[Run]) -> list[Cause]:
-    """What did not pass, by its cause: the worst first, and of these what concerns most."""
+    """What did not pass, by its cause: the worst first, and of these what concerns most.
+
+    Two failures have one cause where they go by the same words, or one test showed both, with
+    other values.
+    """
     found: dict[tuple[str, str], Cause] = {}
 
-    def cause(verdict: str, key: str, words: str) -> Cause:
-        key = _CHANGING.sub("N", key)
-        return found.setdefault((verdict, key), Cause(verdict, words))
+    def cause(verdict: str, words: str, test: Outcome | None) -> Cause:
+        keys = [(verdict, _CHANGING.sub("N", words))]
+        keys += [(verdict, test["id"].partition("[")[0])] if test else []
+        known = next((found[key] for key in keys if key in found), Cause(verdict, words))
+        for key in keys:
+            found.setdefault(key, known)
+        return known
 
     for run in runs:
         for clause in run.verdicts.values():
             verdict = shown(clause)
             if verdict in run.tally and verdict != "pass":
-                for key, words, test in _reasons(run, clause):
-                    cause(verdict, key, words).add(run, clause["id"], test)
+                for words, test in _reasons(run, clause):
+                    cause(verdict, words, test).add(run, clause["id"], test)
         for test in run.broken:
-            words = told(test)[0]
-            cause(test["verdict"], words, words).add(run, None, test)
+            cause(test["verdict"], told(test)[0], test).add(run, None, test)
     ordered = sorted(
-        found.values(), key=lambda one: (list(SHOWN).index(one.verdict), -len(one.promises))
+        {id(one): one for one in found.values()}.values(),
+        key=lambda one: (list(SHOWN).index(one.verdict), -len(one.promises)),
     )
     for number, one in enumerate(ordered, 1):
         one.number = number

@@ -26,7 +26,7 @@ SHOWN = {
     "unpromised": "–",
 }
 """The verdicts as reports show them, worst first, each with its sign."""
-NAMES = {"ours": "overlay-boot in Python", "debian": "Debian's overlay-boot"}
+NAMES = {"ours": "overlay-boot-python", "debian": "Debian's overlay-boot"}
 """The implementations as people call them."""
 VERDICTS = ("error", "fail", "precondition", "skip", "pass", "untested")
 """Worst first. error: the harness broke. precondition: this target cannot show the promise."""
@@ -173,7 +173,7 @@ def align(results: Results) -> dict[str, Judgement]:
 def findings(results: Results) -> list[tuple[str, str]]:
     """What is in the way of success: verdicts, each with a line on it, the worst first.
 
-    Clauses that were not decided for one and the same reason share a line.
+    Clauses with one and the same reason share a line.
     """
     found: dict[str, dict[str, list[str]]] = {verdict: {} for verdict in VERDICTS}
     for test in results["tests"]:
@@ -186,9 +186,7 @@ def findings(results: Results) -> list[tuple[str, str]]:
     for clause in results["clauses"]:
         verdict = shown(clause)
         why = (reasons(results, clause) or [clause["sentence"]])[0]
-        if verdict in ("fail", "error"):
-            found[verdict][f"{clause['id']}: {why}"] = []
-        elif verdict in ("precondition", "skip"):
+        if verdict in ("fail", "error", "precondition", "skip"):
             found[verdict].setdefault(why, []).append(clause["id"])
         elif verdict == "untested" and not (
             clause["untested"] or results["selection"] or clause["level"] not in NEEDS_TEST

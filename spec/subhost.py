@@ -34,6 +34,14 @@ KINDS = {
 """How each kind of root is configured, in the folder {0}."""
 
 
+def here(text: str) -> str:
+    """A here-document of a shell, for the commands that reproduce a test."""
+    end = "EOF"
+    while f"\n{end}\n" in f"\n{text}\n":
+        end += "F"
+    return f"<< '{end}'\n{text}{'' if text.endswith(chr(10)) else chr(10)}{end}"
+
+
 class Subhost:
     """A folder with a configuration file, and the commands on it."""
 
@@ -47,7 +55,7 @@ class Subhost:
         self.named = [name]  # whatever names it runs under
         self.pids: set[int] = set()  # each pid 1 that was seen
         self.started = waiting.clock(target)
-        note(f"# sh << 'EOF'{MAKE_TINY}EOF")
+        note(f"# sh {here(MAKE_TINY.lstrip())}")
         self.prepare_host(f"mkdir {self.folder} && cd {self.folder} && mkdir root work live")
 
     def on_host(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
@@ -55,7 +63,7 @@ class Subhost:
 
         Status 124 where it has come to rest without an end; NoAnswer where it only takes long.
         """
-        self.note(f"# {command.strip()}" + (f" << 'EOF'\n{input}\nEOF" if input else ""))
+        self.note(f"# {command.strip()}" + (f" {here(input)}" if input else ""))
         return self.watched(command, timeout=timeout, input=input)
 
     def watched(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
@@ -82,10 +90,11 @@ class Subhost:
         """Write a file beside the configuration; its path."""
         path = f"{self.folder}/{name}"
         where = shlex.quote(path)
-        self.note(
-            f"# mkdir -p \"$(dirname {where})\"\n# cat > {where} << 'EOF'\n{text}EOF\n"
-            f"# chmod {mode:o} {where}"
+        whole = text.endswith("\n")
+        fill = (
+            f"cat > {where} {here(text)}" if whole else f"printf %s {shlex.quote(text)} > {where}"
         )
+        self.note(f'# mkdir -p "$(dirname {where})"\n# {fill}\n# chmod {mode:o} {where}')
         self.target.put(path, text, mode)
         return path
 
@@ -96,7 +105,7 @@ class Subhost:
         defaults = {"BASE": ".", "LOWER": TINY, "START": "none", "LOG": self.log}
         lines = [f"{key}= {value}" for key, value in defaults.items() if key not in given]
         whole = "\n".join([*lines, text]) + "\n"
-        self.note(f"# cat > {self.conf} << 'EOF'\n{whole}EOF")
+        self.note(f"# cat > {self.conf} {here(whole)}")
         self.target.put(self.conf, whole)
         return self.conf
 
@@ -201,7 +210,7 @@ class Subhost:
         """
         __tracebackhide__ = True
         marked = f"echo; echo @@BEGIN; {{ {commands}\n}}; echo; echo @@END $?\nexit\n"
-        self.note(f"# overlay-go {self.quoted} << 'EOF'\n{commands}\nEOF")
+        self.note(f"# overlay-go {self.quoted} {here(commands)}")
         done = self.target.run(f"overlay-go {self.quoted}", timeout=timeout, input=marked)
         _, begin, rest = done.out.partition("@@BEGIN\n")
         said, end, _ = rest.partition("\n@@END ")

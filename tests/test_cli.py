@@ -46,7 +46,7 @@ def test_mistakes_on_the_command_line(arguments: list[str], status: int, said: s
 def test_help(command: str) -> None:
     done = run(command, "--help")
     assert done.returncode == 0 and done.stdout.startswith(f"Usage: {command}")
-    assert all(len(line) <= 99 for line in done.stdout.splitlines())
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
 
 
 @pytest.mark.parametrize(

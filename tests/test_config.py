@@ -9,6 +9,8 @@ from overlay_boot import ConfigError
 from overlay_boot.config import ConfigFile
 from overlay_boot.subhost import VARIABLES, Subhost
 from overlay_boot.waiting import Waiter
+from spec.clauses import NEEDS_TEST, clauses
+from tests.mutants.__main__ import load
 
 
 @pytest.fixture
@@ -296,3 +298,17 @@ def test_the_table_of_the_readme_is_that_of_the_variables() -> None:
             table |= dict(zip(names, defaults, strict=True))
     told = {"NAME": "the file's name without .conf", "LOG": "/tmp/overlay-NAME.log"}
     assert table == {name: told.get(name, row.default) for name, row in VARIABLES.items()}
+
+
+def test_each_variable_is_on_the_page_with_its_default_a_test_and_a_fault() -> None:
+    """`python -m spec check` holds each clause to have its test; here each variable has a clause."""
+    page = [clause for clause in clauses().values() if clause.page == "overlay-boot.8"]
+    own = {name: [clause for clause in page if clause.topic == name] for name in VARIABLES}
+    listed = {clause.topic for clause in page if clause.section == "VARIABLES"}
+    assert {name for name in listed if name.isupper()} == set(VARIABLES)
+    faulty = {name for fault in load() for name in fault.clauses}
+    for name, row in VARIABLES.items():
+        tested = {c.id for c in own[name] if c.level in NEEDS_TEST and not c.untested}
+        assert tested & faulty, f"{name} has no clause with a test and a fault"
+        told = [c.sentence for c in own[name] if c.level == "default" and "ours" in c.pages]
+        assert not row.default or any(row.default in text for text in told), name

@@ -1,5 +1,5 @@
-"""python -m tests.mutants: has the spec teeth? Small deliberate faults, each in a copy of the
-implementation, and the clauses that must notice it (faults.toml).
+"""python -m tests.mutants: does the spec notice faults? Small deliberate ones, each in a copy of
+the implementation, and the clauses that must notice it (faults.toml).
 
 A fault is caught when each of its clauses has a test that fails. Faults that this machine cannot
 show (VLANs) are tried in a disposable machine.

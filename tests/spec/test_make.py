@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -87,6 +88,14 @@ def test_a_folder_that_will_not_do_is_named(clone: Path, options: str, says: str
     assert says in done.stderr and str(clone) in done.stderr
 
 
+@needs_root
+def test_a_tmp_that_runs_no_programs_is_not_used(clone: Path) -> None:
+    for options, place in (("exec", "/tmp"), ("noexec", "/var/tmp")):
+        script = f"mount -t tmpfs -o {options} none /tmp && make -np help | grep ^TMPDIR"
+        done = run("unshare", "-m", "sh", "-c", script, cwd=clone)
+        assert done.stdout == f"TMPDIR := {place}\n", done
+
+
 PLAN = """case "$*" in *assume-no*)
     echo "0 upgraded, 7 newly installed, 0 to remove and 0 not upgraded."
     echo "Need to get 12.5 MB/13.0 MB of archives."
@@ -145,6 +154,31 @@ def test_collecting_needs_no_root() -> None:
     other = ["setpriv", f"--reuid={owner}", "--clear-groups"] if owner else ["unshare", "-U"]
     done = run(*other, f"{TOP}/.venv/bin/python", "-m", "spec", "check", cwd=TOP)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "there is no overlay-boot here: run `make setup`"),
+        (["--implementation=/nowhere"], "there is no command /nowhere/overlay-boot"),
+        (["--target=ssh://root@127.0.0.1:9"], "ssh: connect to host"),
+        (["--target=where"], "--target where: here, host, ssh"),
+    ],
+)
+def test_a_run_that_cannot_begin_is_one_line(clone: Path, words: list[str], says: str) -> None:
+    """Of pytest alone, in a clone in which nothing was set up, and of the spec's own command."""
+    shutil.copytree(TOP / "spec", clone / "spec", ignore=shutil.ignore_patterns("__pyc*"))
+    shutil.copy(TOP / "pyproject.toml", clone)
+    (clone / "python").symlink_to(
+        Path(sys.executable).resolve()
+    )  # which has no commands beside it
+    path = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": os.pathsep.join(sys.path[1:])}
+    for command in (["pytest", "spec"], ["spec", "run"]):
+        whole = [str(clone / "python"), "-m", *command, *words, "-k", "share_is"]
+        done = run(*whole, cwd=clone, **path)
+        assert done.returncode == 4 and done.stderr.strip().count("\n") == 0, done
+        assert done.stderr.startswith("ERROR: ") and says in done.stderr
 
 
 def test_the_pages_name_targets_that_are_there() -> None:

@@ -10,7 +10,7 @@ from spec import results
 from spec.__main__ import main
 from spec.clauses import clauses, in_force
 from spec.report_html import cut, headline, html
-from spec.report_view import Run, causes, told
+from spec.report_view import REPRODUCE, Run, causes, told
 from spec.results import Outcome, Results
 from tests.spec.test_report import everything, outcome, results_of
 
@@ -46,7 +46,7 @@ ALL = len(in_force("ours"))
         (
             [("precondition", "vlan")],
             f"{ALL - 1} of {ALL} promises kept, none broken",
-            "1 could not be shown here",
+            "1 not testable here",
             "odd",
         ),
         (
@@ -88,7 +88,7 @@ def test_several_runs_have_one_headline() -> None:
     ("says", "words", "asserted"),
     [
         ("AssertionError: two lines\nwere wanted\nassert 1 == 2", "two lines were wanted", True),
-        ("assert 1 == 2\n +  where 1 = one()", "Not so: It does <so>.", True),
+        ("assert 1 == 2\n +  where 1 = one()", "Expected: It does <so>.", True),
         ("KeyError: 'eth0'", "there is no 'eth0'", False),
         ("spec.targets.TargetError: the sandbox has ended", "the sandbox has ended", False),
         ("Failed: DID NOT RAISE", "DID NOT RAISE", False),
@@ -130,6 +130,14 @@ def test_failures_are_grouped_by_cause_over_all_runs() -> None:
     ]
 
 
+def test_one_test_with_several_values_fails_for_one_reason() -> None:
+    tests = [
+        {**failing("stop", says=f"{says} is left"), "id": f"t.py::t[{says}]"} for says in "ab"
+    ]
+    (cause,) = causes([Run(but(*tests), "A")])
+    assert (cause.words, len(cause.tests)) == ("a is left", 2)
+
+
 def test_what_is_not_shown_is_grouped_by_its_reason() -> None:
     tests = (outcome("precondition", name, reason="no 8021q") for name in ("vlan", "vlan-name"))
     found = [(one.verdict, one.words, list(one.promises)) for one in causes([Run(but(*tests))])]
@@ -168,8 +176,11 @@ def test_much_evidence_makes_no_huge_report() -> None:
     assert cut("short", 10) == "short"
     assert cut("a" * 100 + "end", 10).endswith("\naaaaaaaend")
     much = [{"title": title, "text": "x" * results.LIMIT} for title in ("log", "mounts")]
-    tests = [{**outcome("fail", name), "evidence": much} for name in in_force("ours")]
-    assert len(html([results_of(*tests)])) < 5 * 1024 * 1024
+    tests = [{**outcome("fail", name), "evidence": [*much]} for name in in_force("ours")]
+    tests[0]["evidence"].append({"title": REPRODUCE, "text": f"# first\n{'x' * 3000}"})
+    text = html([results_of(*tests)])
+    assert len(text) < 5 * 1024 * 1024
+    assert "# first" in text, "commands that are cut reproduce nothing"
 
 
 def test_html_is_one_sound_file_with_each_sentence(
