@@ -234,3 +234,16 @@ def test_one_without_a_record_is_not_booted_again(subhost: Subhost) -> None:
     done = subhost.start()
     assert done.status == 1 and "running" in done.err and "namespace" not in done.err, done
     assert subhost.pid1() == pid
+
+
+@clause("stop-descriptors")
+@pytest.mark.parametrize("limit", [16, 20])
+def test_a_caller_with_few_descriptors_stops_it_as_any_other(subhost: Subhost, limit: int) -> None:
+    """Its service is told to stop, and status 0."""
+    told = f"{subhost.folder}/root/told"
+    subhost.put("root/one", "#!/bin/sh\necho $1 >> /told\n[ $1 = stop ] || sleep 999 &\n")
+    subhost.boot("START= /one")
+    pid = subhost.pid1()
+    done = subhost.run(f"ulimit -S -n {limit}; exec overlay-stop {subhost.name}")
+    assert (done.status, done.err) == (0, ""), done
+    assert subhost.target.read(told) == "start\nstop\n" and subhost.gone(pid)
