@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from spec import trees
+from spec.subhost import Subhost
 from spec.targets import Target
-
 from tests.lives.world import unique
 
 from .ground import BRIDGE, Trial, lower_quartile
@@ -352,10 +354,25 @@ def clock(target: Target, part: float) -> Trial:
     return trial
 
 
+def hostile(target: Target, part: float) -> Trial:
+    """Every kind of file at every path of UPPER, LOWER and LIVE that a command makes, mounts on, reads or
+    executes (spec/trees.py): no command waits for it, and nothing outside is touched."""
+    chosen = random.Random(1).sample(trees.ALL, max(10, round(len(trees.ALL) * part)))
+    trial = Trial(target, len(chosen), f"of {len(trees.ALL)} combinations")
+    subhost = Subhost(target, unique("h"), lambda _: None)
+    trees.prepare(subhost)
+    for each in chosen:
+        trial.say(*trees.wrong(subhost, *each))
+    trees.clear(subhost)
+    subhost.clear()
+    trial.close()
+    return trial
+
+
 TRIALS: dict[str, Callable[[Target, float], Trial]] = {
     each.__name__: each
     for each in (
         *(crowd, parallel, processes, orphans, bomb, memory),
-        *(no_room, read_only, descriptors, lower, clock),
+        *(no_room, read_only, descriptors, lower, hostile, clock),
     )
 }
