@@ -7,7 +7,7 @@ import re
 import pytest
 
 from spec.clauses import clause
-from spec.subhost import Subhost
+from spec.subhost import TINY, Subhost
 from spec.waiting import PID1
 
 
@@ -247,3 +247,20 @@ def test_a_caller_with_few_descriptors_stops_it_as_any_other(subhost: Subhost, l
     done = subhost.run(f"ulimit -S -n {limit}; exec overlay-stop {subhost.name}")
     assert (done.status, done.err) == (0, ""), done
     assert subhost.target.read(told) == "start\nstop\n" and subhost.gone(pid)
+
+
+@clause("boot-many")
+def test_many_boots_at_the_same_time(subhost: Subhost) -> None:
+    """Sixteen that have nothing in common but the machine all run."""
+    names = [f"{subhost.name}{letter}" for letter in "abcdefghijklmnop"]
+    subhost.named += names
+    folders = " ".join(f"{subhost.folder}/{name}" for name in names)
+    subhost.prepare(f"for each in {folders}; do mkdir -p $each/root $each/work $each/live; done")
+    for name in names:
+        text = f"BASE= .\nLOWER= {TINY}\nSTART= none\nLOG= log\n"
+        subhost.put(f"{name}/{name}.conf", text, 0o644)
+    boots = [f"overlay-boot {subhost.folder}/{name}/{name}.conf > /dev/null &" for name in names]
+    done = subhost.run("\n".join([*boots, "wait"]), timeout=120)
+    assert not done.err, done
+    listed = subhost.run("overlay-list").out
+    assert all(f"{name} " in listed for name in names), listed

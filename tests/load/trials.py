@@ -35,7 +35,8 @@ def crowd(target: Target, part: float) -> Trial:
         ("stop", stops[-each:], stops[:each]),
     ):
         one, other = lower_quartile(alone), lower_quartile(among)
-        trial.figures.append(f"{what} {one:.0f} ms alone, {other:.0f} ms among all")
+        kind = " of processor time" if trial.processors else ""
+        trial.figures.append(f"{what} {one:.0f} ms{kind} alone, {other:.0f} ms among all")
         if part == 1 and other > RATIO * one:
             trial.say(f"{what}: {other:.0f} ms among {trial.done}, {one:.0f} ms alone")
     trial.curves = {"boot": boots, "stop": stops}
