@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from overlay_boot import HELPER, PATH, OverlayBootError, explain
 from overlay_boot.commands import duplicate_above
@@ -49,6 +50,15 @@ KERNEL_FILES = ("sys", "sysrq-trigger", "irq", "bus")  # of /proc
 def tell(up: int, word: str, text: str = "") -> None:
     """Send overlay-boot one message; a pipe's packet holds 4096 bytes (pipe(7))."""
     os.write(up, os.fsencode(f"{word} {text}")[:4096])
+
+
+def is_null(path: str) -> bool:
+    """Whether that is the device, and not what a root without our POSTMOUNT may have in its place."""
+    try:
+        found = os.stat(path)
+        return stat.S_ISCHR(found.st_mode) and found.st_rdev == os.makedev(1, 3)
+    except OSError:
+        return False
 
 
 def protect_kernel(tree: Tree) -> None:
@@ -202,7 +212,7 @@ class Builder:
             pivot_root(".", ".")
             detach(".")
             os.chdir("/")
-            if os.path.exists("/dev/null"):
+            if is_null("/dev/null"):
                 os.dup2(os.open("/dev/null", os.O_RDWR), 0)
             if os.read(go, 1) != GO:
                 return

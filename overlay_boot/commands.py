@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 
@@ -27,7 +28,13 @@ def find(name: str, path: str = PATH) -> str:
 
 def duplicate_above(fd: int, lowest: int) -> int:
     """A duplicate with a number that is not below lowest, closed on exec (fcntl(2))."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # The caller's limit is below that number.
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from error
 
 
 def close_others_on_exec() -> None:
@@ -50,9 +57,11 @@ def spawn(
     """Start a program, given by its path, in a session of its own, with default signals and these
     descriptors as its 0, 1, 2 and whatever `more` adds, and no others; its pid. Raises OSError."""
     wanted = dict(enumerate(fds)) | dict(more or {})
-    # Out of the way first: a descriptor could be the number that another one is to get.
-    safe = {number: duplicate_above(fd, 20) for number, fd in wanted.items()}
+    safe: dict[int, int] = {}
     try:
+        # Out of the way first: a descriptor could be the number that another one is to get.
+        for number, fd in wanted.items():
+            safe[number] = duplicate_above(fd, 20)
         return os.posix_spawn(
             program or command[0],
             list(command),

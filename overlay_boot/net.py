@@ -117,8 +117,7 @@ class Cables:
         any, would lose it to the first that comes: it is told to keep the one it has."""
         bridge = interface_index(cable.bridge)
         address = ip.get(bridge).get_attr("IFLA_ADDRESS")
-        ports = [link.get_attr("IFLA_ADDRESS") for link in ip.ports(bridge)]
-        if address not in ports:
+        if not ip.ports(bridge, address):
             ip.set(bridge, ("IFLA_ADDRESS", address))
         ip.set(index, ("IFLA_MASTER", bridge))
 

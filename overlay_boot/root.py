@@ -120,12 +120,9 @@ class Root:
                 lower = os.path.join(lower, name)
                 try:
                     os.mkdir(name, 0o700, dir_fd=here)
+                    made = True
                 except FileExistsError:
-                    pass
-                else:
-                    status = os.stat(lower)
-                    os.chown(name, status.st_uid, status.st_gid, dir_fd=here)
-                    os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=here)
+                    made = False
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
                 try:
                     inner = os.open(name, flags, dir_fd=here)
@@ -133,6 +130,10 @@ class Root:
                     return  # the subhost has deleted or replaced it: nothing of LOWER shows
                 os.close(here)
                 here = inner
+                if made:
+                    status = os.stat(lower)
+                    os.fchown(here, status.st_uid, status.st_gid)
+                    os.fchmod(here, stat.S_IMODE(status.st_mode))
             try:
                 os.setxattr(here, "trusted.overlay.opaque", b"y")
             except OSError:

@@ -75,11 +75,16 @@ class Rtnetlink:
         attributes = [("IFLA_IFNAME", name)] if name else []
         return self._request(RTM_GETLINK, 0, index, 0, SKIP_STATISTICS, *attributes)[0]
 
-    def ports(self, bridge: int) -> list[Any]:
-        """The links that are ports of the bridge of that index."""
+    def ports(self, bridge: int, address: str = "") -> list[Any]:
+        """The links that are ports of the bridge of that index, and have that address if one is
+        given. No others are decoded: with hundreds that would take longer than all of a boot."""
         wanted = ("IFLA_MASTER", bridge)
-        links = self._request(RTM_GETLINK, NLM_F_DUMP, 0, 0, SKIP_STATISTICS, wanted)
-        return [link for link in links if link.get_attr("IFLA_MASTER") == bridge]
+        holding = bytes.fromhex(address.replace(":", ""))
+        links = self._request(
+            RTM_GETLINK, NLM_F_DUMP, 0, 0, SKIP_STATISTICS, wanted, holding=holding
+        )
+        ports = [link for link in links if link.get_attr("IFLA_MASTER") == bridge]
+        return [link for link in ports if not address or link.get_attr("IFLA_ADDRESS") == address]
 
     def add(self, kind: str, data: list[tuple[str, Any]], *attributes: tuple[str, Any]) -> None:
         """Make a link of that kind, such as "veth", of which data is the kind's own part."""
@@ -96,9 +101,16 @@ class Rtnetlink:
         self._request(RTM_DELLINK, 0, index, 0)
 
     def _request(
-        self, kind: int, flags: int, index: int, state: int, *attributes: tuple[str, Any]
+        self,
+        kind: int,
+        flags: int,
+        index: int,
+        state: int,
+        *attributes: tuple[str, Any],
+        holding: bytes = b"",
     ) -> list[Any]:
-        """Send one request; what the kernel answers to it, up to its acknowledgement."""
+        """Send one request; what the kernel answers to it, up to its acknowledgement. Messages that
+        have not these bytes in them are passed over."""
         self.sequence += 1
         message = self.message()
         message["index"] = index
@@ -110,11 +122,11 @@ class Rtnetlink:
         message.encode()
         self.socket.send(message.data)
         answers: list[Any] = []
-        while self._take(self.socket.recv(LONGEST), answers):
+        while self._take(self.socket.recv(LONGEST), answers, holding):
             pass
         return answers
 
-    def _take(self, packet: bytes, answers: list[Any]) -> bool:
+    def _take(self, packet: bytes, answers: list[Any], holding: bytes) -> bool:
         """Add the links of one packet; whether more are to come."""
         start = 0
         while start < len(packet):
@@ -126,8 +138,9 @@ class Rtnetlink:
                 if number:
                     raise OSError(number, os.strerror(number))
                 return False
-            link = self.message(packet[start : start + length])
-            link.decode()
-            answers.append(link)
+            if holding in (data := packet[start : start + length]):
+                link = self.message(data)
+                link.decode()
+                answers.append(link)
             start += length + 3 & ~3
         return True

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 
-from overlay_boot import NotRunning, OverlayBootError
+from overlay_boot import NotRunning, OverlayBootError, lines_of
 from overlay_boot.check import name_problem
 from overlay_boot.records import (
     FOLDER,
@@ -22,7 +22,8 @@ from overlay_boot.records import (
 )
 from overlay_boot.waiting import Deadline, Waiter
 
-LIMIT = 10.0  # seconds to wait for a keeper that is clearing up, or a boot under way
+LIMIT = 10.0  # seconds to wait for a keeper that is clearing up, or a boot that does not go on
+LOOK = 1.0  # seconds after which a boot that waits for others looks whether they go on
 KEEPER = 100.0  # seconds for the keeper where it runs ifdown, to which it gives 90
 
 
@@ -34,11 +35,15 @@ class FolderLock:
 
     def __enter__(self) -> None:
         self.fd = os.open(FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        if not _lock(self.fd, LIMIT, self.waiter):
-            os.close(self.fd)
-            raise OverlayBootError(
-                f"{FOLDER} is locked by another boot that is stuck: see fuser {FOLDER}"
-            )
+        holder, deadline = "", Deadline(LIMIT)
+        while not _lock(self.fd, LOOK, self.waiter):
+            if (now := _holder(self.fd)) != holder:  # it is just not our turn (boot-many)
+                holder, deadline = now, Deadline(LIMIT)
+            elif deadline.passed:
+                os.close(self.fd)
+                raise OverlayBootError(
+                    f"{FOLDER} is locked by another boot that is stuck: see fuser {FOLDER}"
+                )
 
     def __exit__(self, *_: object) -> None:
         os.close(self.fd)
@@ -46,7 +51,7 @@ class FolderLock:
 
 def _lock(fd: int, seconds: float, waiter: Waiter) -> bool:
     """Take the lock of a file or folder within so many seconds; whether that was possible."""
-    deadline = Deadline(seconds)
+    deadline, pause = Deadline(seconds), 0.002
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -54,7 +59,17 @@ def _lock(fd: int, seconds: float, waiter: Waiter) -> bool:
         except BlockingIOError:
             if deadline.passed:
                 return False
-        waiter.wait(seconds=0.002)
+        waiter.wait(seconds=pause)
+        pause = min(2 * pause, 0.05)  # a hundred that ask would leave no time to whoever has it
+
+
+def _holder(fd: int) -> str:
+    """The pid of the process that has the lock of a file or folder (proc_locks(5)); empty where it
+    cannot be told."""
+    status = os.fstat(fd)
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    rows = map(str.split, lines_of("/proc/locks"))
+    return next((row[4] for row in rows if row[1:2] == ["FLOCK"] and row[5] == device), "")
 
 
 def claim(name: str, waiter: Waiter) -> Record:
@@ -93,7 +108,7 @@ def hold(record: Record, upper_and_work: list[str], waiter: Waiter) -> list[int]
     does not say what two overlays with one upper layer do (upper-one). Their descriptors, with a
     lock each for the keeper: it shows that they are taken even where the record is removed."""
     with FolderLock(waiter):
-        for other in records():
+        for other in records(holding=record.holds):
             if not other.stands() or other.name == record.name:
                 continue
             shared = set(record.holds) & set(other.holds)

@@ -36,6 +36,7 @@ STARTING = 7.0  # seconds for the end of a start script that is under way
 SETTLE = 10.0  # seconds for the kernel to clear up after the last process
 POWER_OFF = 38  # the signal that systemd takes for that, SIGRTMIN+4 (systemd(1))
 NAMES = 8  # processes that are told by name
+DESCRIPTORS = 64  # that are enough for all of it
 
 
 class Stop:
@@ -48,6 +49,7 @@ class Stop:
         self.keeper_lost = False
         self.problems: list[str] = []
         self.warnings: list[str] = []
+        _allow_descriptors()
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         try:
             self.log: Log | None = Log(record.log)
@@ -233,9 +235,13 @@ class Stop:
         try:
             fds = (self.null, out, out)
             return Inside(self.record, role, command, fds, name="overlay-stop")
-        except (OSError, OverlayBootError) as error:
-            self._say(f"no process can be started inside: {explain(error)}")
-            return None
+        except OSError as error:
+            message = f"no process can be started inside: {explain(error)}"
+            if message not in self.problems:
+                self._problem(message)
+        except OverlayBootError as error:  # it has ended by itself
+            self._say(str(error))
+        return None
 
     def _tell_to_end(self) -> bool:
         """SIGTERM to every process; whether all that pid 1 starts by itself was there to be told."""
@@ -294,6 +300,18 @@ class Stop:
         except OSError:
             ours = False
         return process if ours else None
+
+
+def _allow_descriptors() -> None:
+    """A limit of the caller's must not keep the services from being told (stop-descriptors)."""
+    if os.sysconf("SC_OPEN_MAX") < DESCRIPTORS:
+        import resource
+
+        hard = max(DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
+        except (OSError, ValueError):
+            pass  # not even root may raise a hard limit everywhere: what cannot be done is told
 
 
 def _numbers() -> list[int]:

@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
+LARGEST = 1 << 20  # bytes of a text that is read
 PASSED_ON = "OVERLAY_BOOT_MADE"  # where hook programs find the list of what is made
 
 
@@ -155,17 +156,20 @@ class Tree:
         return True
 
     def read(self, path: str) -> bytes:
-        """What is in a regular file; empty where there is none."""
+        """What is in a regular file; empty where there is none, or one that is larger than anybody
+        would write. Nothing else is opened: it could make us wait, or be a device."""
         try:
-            # Without waiting for whoever might write into a named pipe.
-            fd = open_in_root(self.fd, path, os.O_RDONLY | os.O_NONBLOCK)
+            file = open_in_root(self.fd, path, os.O_PATH)
         except OSError:
             return b""
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            return b""
-        with open(fd, "rb") as file:
-            return file.read()
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                return b""
+            with open(at(file), "rb") as opened:
+                data = opened.read(LARGEST + 1)
+            return data if len(data) <= LARGEST else b""
+        finally:
+            os.close(file)
 
     def remove(self, path: str) -> None:
         """Remove a file, if it is there."""
@@ -199,7 +203,11 @@ class Tree:
 
     def _write_under_a_name(self, parent: int, name: str, data: bytes, mode: int) -> None:
         new = f".{name}.new"
-        flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            os.unlink(new, dir_fd=parent)  # of a boot that was killed, or anything else
+        except FileNotFoundError:
+            pass
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
         fd = os.open(new, flags, mode, dir_fd=parent)
         try:
             with open(fd, "wb") as file:

@@ -8,7 +8,7 @@ import pytest
 
 from spec.clauses import clause
 from spec.errors import one_line
-from spec.subhost import Subhost
+from spec.subhost import TINY, Subhost
 from spec.waiting import PID1
 
 
@@ -255,3 +255,35 @@ def test_one_without_a_record_is_not_booted_again(subhost: Subhost) -> None:
     done = subhost.start()
     assert done.status == 1 and "running" in done.err and "namespace" not in done.err, done
     assert subhost.pid1() == pid
+
+
+@clause("stop-descriptors")
+@pytest.mark.parametrize("limit", [16, 20])
+def test_a_caller_with_few_descriptors_stops_it_as_any_other(subhost: Subhost, limit: int) -> None:
+    """Its service is told to stop, and status 0."""
+    told = f"{subhost.folder}/root/told"
+    subhost.put("root/one", "#!/bin/sh\necho $1 >> /told\n[ $1 = stop ] || sleep 999 &\n")
+    subhost.boot("START= /one")
+    pid = subhost.pid1()
+    done = subhost.on_host(f"ulimit -S -n {limit}; exec overlay-stop {subhost.name}")
+    assert (done.status, done.err) == (0, ""), done
+    assert subhost.target.read(told) == "start\nstop\n" and subhost.gone(pid)
+
+
+@clause("boot-many")
+def test_many_boots_at_the_same_time(subhost: Subhost) -> None:
+    """Sixteen that have nothing in common but the machine all run."""
+    names = [f"{subhost.name}{letter}" for letter in "abcdefghijklmnop"]
+    subhost.named += names
+    folders = " ".join(f"{subhost.folder}/{name}" for name in names)
+    subhost.prepare_host(
+        f"for each in {folders}; do mkdir -p $each/root $each/work $each/live; done"
+    )
+    for name in names:
+        text = f"BASE= .\nLOWER= {TINY}\nSTART= none\nLOG= log\n"
+        subhost.put(f"{name}/{name}.conf", text, 0o644)
+    boots = [f"overlay-boot {subhost.folder}/{name}/{name}.conf > /dev/null &" for name in names]
+    done = subhost.on_host("\n".join([*boots, "wait"]), timeout=120)
+    assert not done.err, done
+    listed = subhost.on_host("overlay-list").out
+    assert all(f"{name} " in listed for name in names), listed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-PARTS = ("Random lives and races", "Hostile files")
+PARTS = ("Random lives and races", "Load and a bad day", "Hostile files")
 """The headings of the parts that stand behind what `make torture` writes, in this order."""
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from overlay_boot import REAPER
+from overlay_boot import REAPER, OverlayBootError, running
+from overlay_boot.waiting import Waiter
 
 from .conftest import BIN, Subhost, needs_root, run, tree
 
@@ -216,3 +217,23 @@ def test_the_session_keyring_is_nobody_elses(subhost: Subhost) -> None:
     ours = run("/usr/bin/python3", "-c", KEYRING).stdout
     theirs = [run("overlay-go", subhost.name, "python3", "-c", KEYRING).stdout for _ in range(2)]
     assert len({ours, *theirs}) == 3 and all(int(serial) > 0 for serial in theirs)
+
+
+@pytest.mark.parametrize("holders", [1, 6])
+def test_a_boot_waits_for_others_as_long_as_they_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holders: int
+) -> None:
+    """Six have the lock one after the other, and for longer together than one of them may have it."""
+    for name, value in {"FOLDER": str(tmp_path), "LIMIT": 1.5, "LOOK": 0.1}.items():
+        monkeypatch.setattr(running, name, value)
+    each = f"flock -o {tmp_path} -c 'echo; exec sleep {0.5 if holders > 1 else 5}' & "
+    with subprocess.Popen(["sh", "-c", each * holders], stdout=subprocess.PIPE) as others:
+        assert others.stdout
+        others.stdout.read(1)  # one has it
+        if holders > 1:
+            with running.FolderLock(Waiter()):
+                pass
+            return
+        lock = running.FolderLock(Waiter())
+        with pytest.raises(OverlayBootError, match="does not go on"), lock:
+            pass

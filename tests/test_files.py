@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from overlay_boot import REAPER
+from overlay_boot.tree import Tree
 
 from .conftest import Subhost, run, tree
 
@@ -124,3 +125,34 @@ def test_a_disk_image_gives_upper_and_work(subhost: Subhost, partition: str) -> 
     )  # fmt: skip
     assert missing.returncode == 1 and missing.stderr.count("\n") == 1
     assert run("overlay-diskfile", "mnt/", "disk.img").stdout == "mnt/\n"
+
+
+@pytest.mark.parametrize("odd", ["pipe", "device", "link"])
+def test_a_file_system_without_unnamed_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str
+) -> None:
+    """The name in between is nobody else's: what has it is not waited for, and not written to."""
+    victim, new = tmp_path / "victim", tmp_path / ".hosts.new"
+    victim.write_text("theirs\n")
+    {"pipe": lambda: os.mkfifo(new), "link": lambda: new.symlink_to(victim)}.get(
+        odd, lambda: os.mknod(new, 0o20666, os.makedev(1, 7))
+    )()
+    monkeypatch.setattr(os, "O_TMPFILE", os.O_TMPFILE & ~os.O_DIRECTORY)  # then it is not known
+    with Tree(str(tmp_path)) as root:
+        root.write("hosts", b"ours\n", 0o644)
+    assert (tmp_path / "hosts").read_text() == "ours\n"
+    assert tree(tmp_path) == ["hosts", "victim"] and victim.read_text() == "theirs\n"
+
+
+@pytest.mark.parametrize("odd", ["pipe", "device", "folder", "huge", "loop"])
+def test_only_a_text_is_read(tmp_path: Path, odd: str) -> None:
+    file = tmp_path / "hosts"
+    {
+        "pipe": lambda: os.mkfifo(file),
+        "device": lambda: os.mknod(file, 0o20666, os.makedev(1, 5)),
+        "folder": file.mkdir,
+        "huge": lambda: (file.touch(), os.truncate(file, 6 << 30)),
+        "loop": lambda: file.symlink_to("hosts"),
+    }[odd]()
+    with Tree(str(tmp_path)) as root:
+        assert root.read("hosts") == b""

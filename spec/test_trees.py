@@ -1,0 +1,64 @@
+"""Every kind of file at every path of UPPER, LOWER and LIVE that a command touches (trees.py).
+
+A sample of all that there are, another one for each kind; `make load` tries them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from spec import trees
+from spec.clauses import clause
+from spec.subhost import Subhost
+
+STEP = 31  # one of so many
+
+
+@pytest.fixture
+def tree(subhost: Subhost) -> Iterator[Subhost]:
+    """A subhost with something outside of its root."""
+    trees.prepare(subhost)
+    yield subhost
+    trees.clear(subhost)
+
+
+@clause("trees", "trees-told")
+@pytest.mark.parametrize("kind", trees.KINDS)
+def test_any_kind_of_file_at_any_place(tree: Subhost, kind: str) -> None:
+    """Boot, overlay-go, overlay-share and overlay-stop come to an end, tell why on one line where they
+    fail, and nothing outside is other than before."""
+    mine = [each for each in trees.ALL if each[0] == kind]
+    offset = list(trees.KINDS).index(kind) * 7 % STEP
+    problems = [text for each in mine[offset::STEP] for text in trees.wrong(tree, *each)]
+    assert not problems, "\n".join(problems)
+
+
+@clause("trees", "trees-told")
+@pytest.mark.parametrize(
+    ("kind", "place", "layer"),
+    [
+        ("huge", "etc/hosts", "lower"),
+        ("pipe", "etc/hosts", "lower"),
+        ("folder", "dev/null", "own hooks"),
+        ("pipe", "etc/.hosts.new", "upper"),
+    ],
+)
+def test_files_that_once_did_harm(tree: Subhost, kind: str, place: str, layer: str) -> None:
+    """Each of these was read without end, waited for, or kept a boot from going on."""
+    problems = list(trees.wrong(tree, kind, place, layer, boots=True))
+    assert not problems, "\n".join(problems)
+
+
+@clause("trees-swapped")
+@pytest.mark.parametrize(
+    ("place", "layer"),
+    [("etc", "upper"), ("opt/subhost", "upper"), ("srv", "plain"), ("dev", "plain")],
+)
+def test_folders_that_are_links_to_the_main_host_in_turn(
+    tree: Subhost, place: str, layer: str
+) -> None:
+    """While a boot and the others work, the folder and the link change places all the time."""
+    for _ in range(3):
+        problems = list(trees.wrong(tree, "folder", place, layer, swapped="dir"))
+        assert not problems, "\n".join(problems)

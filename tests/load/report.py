@@ -1,0 +1,76 @@
+"""The part of docs/reliability.md on load and a bad day, from the results of `make load`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.reliability import put
+
+from .trials import TRIALS
+
+HEADING = "Load and a bad day"
+PART = (
+    f"## {HEADING}\n"
+    + """
+`make load` writes this part of the page from its results.
+
+Each trial is a fresh place with subhosts in it, and something that a machine has too much or too little
+of. After each all subhosts have ended, and no process, mount, interface, name, record or cgroup may be left;
+each status and message has to be true.
+
+| trial | how much | wrong | measured | |
+|---|---:|---:|---|---|
+{rows}
+
+What has to hold:
+
+{what}
+
+*Alone* and *among all* are what a quarter of the first and of the last 25 took at most, since whatever else
+the machine did could only make them slower.
+
+### Shown elsewhere
+
+- No ifupdown on the main host: test_without_a_stanza_the_host_end_is_set_up (`spec/test_network.py`).
+- A file system of FUSE inside that never answers: test_a_file_system_that_never_answers_does_not_hold_up_the_end
+  and the one after it (`spec/test_inside.py`).
+- UPPER, LOG or /run without room, few descriptors, and a full limit of processes at a boot: `tests/test_limits.py`,
+  `tests/test_boot.py` and `spec/test_undo.py`.
+
+### Found and mended
+
+{found}
+{wrong}"""
+)
+FOUND: list[str] = []
+"""What the trials have found in this implementation; each has a test of its own."""
+
+
+def part(results: Mapping[str, Any]) -> str:
+    """The part, of what there are results of."""
+    rows, wrong, what = [], [], []
+    for name, trial in TRIALS.items():
+        if found := results.get(name):
+            problems = found["problems"]
+            figures = "; ".join(found["figures"])
+            rows.append(
+                f"| {name.replace('_', ' ')} | {found['done']} | {len(problems)} | {figures} "
+                f"| {max(1, round(found['seconds'] / 60))} min |"
+            )
+            promise = " ".join((trial.__doc__ or "").split())
+            where = " Run in a machine." if found["where"] == "a machine" else ""
+            what.append(f"- **{name.replace('_', ' ')}**: {promise}{where}")
+            wrong += [f"- {name}: {text.splitlines()[0][:200]}" for text in problems]
+    return PART.format(
+        rows="\n".join(rows),
+        what="\n".join(what),
+        found="\n".join(f"- {text}" for text in FOUND) or "Nothing.",
+        wrong="\n### Wrong\n\n" + "\n".join(wrong) + "\n" if wrong else "",
+    )
+
+
+def write_part(page: Path, results: Mapping[str, Any]) -> None:
+    """Put the part into the page, in the place of an earlier one."""
+    put(page, HEADING, part(results))
