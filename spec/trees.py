@@ -117,7 +117,7 @@ END = "kill $swapper; wait $swapper; rm -rf swapped"
 
 def prepare(subhost: Subhost) -> None:
     """What all of them are beside: files outside of any root, and what is shared."""
-    subhost.prepare(MAKE.format(folder=subhost.folder))
+    subhost.prepare_host(MAKE.format(folder=subhost.folder))
 
 
 def wrong(
