@@ -1,5 +1,6 @@
 """The marks in the man pages, the coverage of the reference page, the expectations."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -131,9 +132,12 @@ def test_the_versions_of_the_page_promise_what_they_should() -> None:
     assert not [one for one in in_force("1.6").values() if one.since == "ours"]
 
 
-def test_each_decision_is_a_clause() -> None:
+def test_each_decision_is_a_clause_and_has_its_reason() -> None:
     named = {name for clause in clauses().values() for name in clause.decisions}
     assert named == {f"D{number}" for number in range(1, 37)}
+    design = (FOLDER.parent / "docs/design.md").read_text()
+    reasons = re.findall(r"^\| `([a-z0-9-]+)` \| \S", design, re.MULTILINE)
+    assert {name for clause in reasons for name in clauses()[clause].decisions} == named
 
 
 def test_the_reference_page_is_covered() -> None:
