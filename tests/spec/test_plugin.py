@@ -131,7 +131,7 @@ def test_a_failure_shows_sentence_and_evidence(pytester: pytest.Pytester) -> Non
             "*commands*",
             "# ip link",
             "*overlay-boot.8 NETWORKING * 1 * 1 *",
-            "fail netns-lo: wanted two assert 1 == 2",
+            "fail cables, netns-lo: wanted two assert 1 == 2",
             "precondition vlan: no 8021q",
         ]
     )
