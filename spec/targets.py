@@ -74,7 +74,7 @@ class Target(ABC):
 
     def whole(self, command: str) -> str:
         """A shell command with the environment that it is to have, whatever the caller's is."""
-        return f"export LC_ALL=C.UTF-8 PATH={shlex.quote(self.path)}\n{command}"
+        return f"unset TMPDIR; export LC_ALL=C.UTF-8 PATH={shlex.quote(self.path)}\n{command}"
 
     def succeed(self, command: str, *, timeout: float = 30, input: str = "") -> str:
         """The output of a command that the harness itself needs; TargetError if it fails."""

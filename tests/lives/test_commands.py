@@ -9,7 +9,9 @@ import pytest
 from tests.conftest import run
 
 INTERRUPT = """
-import os, sys
+import os, signal, sys
+
+signal.signal(2, signal.default_int_handler)  # which is ignored where tests run in the background
 
 class Interrupt:
     def find_spec(self, name, path=None, target=None):

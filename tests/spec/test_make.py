@@ -90,10 +90,9 @@ def test_a_folder_that_will_not_do_is_named(clone: Path, options: str, says: str
 
 @needs_root
 def test_a_tmp_that_runs_no_programs_is_not_used(clone: Path) -> None:
-    for options, place in (("exec", "/tmp"), ("noexec", "/var/tmp")):
-        script = f"mount -t tmpfs -o {options} none /tmp && make -np help | grep ^TMPDIR"
-        done = run("unshare", "-m", "sh", "-c", script, cwd=clone)
-        assert done.stdout == f"TMPDIR := {place}\n", done
+    script = "mount -t tmpfs -o noexec none /tmp && make -np help | grep ^TMPDIR"
+    done = run("unshare", "-m", "sh", "-c", script, cwd=clone)
+    assert done.stdout == "TMPDIR := /var/tmp\n", done
 
 
 PLAN = """case "$*" in *assume-no*)

@@ -63,6 +63,13 @@ def test_commands_have_one_locale_whatever_the_callers_is(monkeypatch: pytest.Mo
     assert Host().run("echo $LC_ALL").out == "C.UTF-8\n"
 
 
+def test_commands_have_a_folder_for_temporary_files_that_the_sandbox_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    assert Host().succeed("mktemp -u").startswith("/tmp/")
+
+
 def test_a_run_hands_on_all_signs_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test's commands and what they print have signs that no other encoding has."""
     seen: dict[str, str] = {}

@@ -104,8 +104,8 @@ def test_it_is_looked_at_before_a_machine_starts(
     done = subprocess.run(
         [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert f"{tmp_path}: has no command overlay-boot in usr/bin" in done.stdout
-    assert done.returncode == 1 and not list(own_folders.glob("*/[!.b]*"))
+    assert f"ERROR: {tmp_path}: has no command overlay-boot in usr/bin" in done.stderr
+    assert done.returncode == 4 and not list(own_folders.glob("*/[!.b]*"))
 
 
 def inside(folder: Path) -> Path:
