@@ -108,11 +108,15 @@ c = ctypes.CDLL(None)
 one, other = (os.fsencode(each) for each in sys.argv[1:])
 while os.path.lexists("swapped"):
     for _ in range(100):
-        c.renameat2(-100, one, -100, other, 2)
-' $PWD/$at $PWD/swapped < /dev/null > /dev/null 2>&1 &
+        if c.renameat2(-100, one, -100, other, 2):
+            sys.exit("they cannot change places")
+    open("swapping", "w")
+' $PWD/$at $PWD/swapped < /dev/null &
 swapper=$!
+while kill -0 $swapper && [ ! -e swapping ]; do sleep 0.01; done
 """.strip()
-END = "kill $swapper; wait $swapper; rm -rf swapped"
+END = """kill $swapper || echo "they did not change places all the time"
+wait $swapper; rm -rf swapped swapping"""
 
 
 def prepare(subhost: Subhost) -> None:
