@@ -63,7 +63,7 @@ torture: test-setup ## each system call of a boot and an end, killed or failed
 	@$(SUDO) $(BIN)/python -m tests.torture $(or $(ARGS),--page docs/reliability.md)
 lives: test-setup ## random events in subhosts, and races; half an hour
 	@$(SUDO) $(BIN)/python -m tests.lives $(or $(ARGS),--page docs/reliability.md)
-load: test-setup ## 500 subhosts, a machine short of everything, odd files; an hour
+load: test-setup ## 500 subhosts, a machine short of everything; an hour
 	@$(SUDO) $(BIN)/python -m tests.load $(or $(ARGS),--page docs/reliability.md)
 fuzz: test-setup ## a million malformed files for the parsers
 	@$(BIN)/pip install --quiet atheris

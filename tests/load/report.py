@@ -28,8 +28,9 @@ What has to hold:
 
 {what}
 
-*Alone* and *among all* are what a quarter of the first and of the last 25 took at most, since whatever else
-the machine did could only make them slower.
+*Alone* and *among all* are what a quarter of 25 took at most, the first and the last boots, the last and the
+first stops: whatever else the machine did could only make them slower. Processor time is that of all processes of a
+boot or a stop, by their cgroup.
 
 ### Shown elsewhere
 
@@ -42,6 +43,10 @@ the machine did could only make them slower.
 ### Found and mended
 
 {found}
+
+### Known, and not mended
+
+{known}
 {wrong}"""
 )
 FOUND = [
@@ -56,6 +61,13 @@ FOUND = [
     + "was opened.",
 ]
 """What the trials have found in this implementation; each has a test of its own."""
+
+
+KNOWN = [
+    "A stop among 500 subhosts takes 1.7 times the processor time of one alone, 20 ms more: the keeper looks "
+    + "through all processes whether one of the main host is in the subhost's network namespace still.",
+]
+"""What they have found, too."""
 
 
 def part(results: Mapping[str, Any]) -> str:
@@ -77,6 +89,7 @@ def part(results: Mapping[str, Any]) -> str:
         rows="\n".join(rows),
         what="\n".join(what),
         found="\n".join(f"- {text}" for text in FOUND) or "Nothing.",
+        known="\n".join(f"- {text}" for text in KNOWN),
         wrong="\n### Wrong\n\n" + "\n".join(wrong) + "\n" if wrong else "",
     )
 
