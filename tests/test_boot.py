@@ -235,5 +235,5 @@ def test_a_boot_waits_for_others_as_long_as_they_go_on(
                 pass
             return
         lock = running.FolderLock(Waiter())
-        with pytest.raises(OverlayBootError, match="does not go on"), lock:
+        with pytest.raises(OverlayBootError, match="is stuck"), lock:
             pass
