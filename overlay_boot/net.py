@@ -29,11 +29,15 @@ IFUP = 90.0  # seconds for ifup, as long as the keeper gives ifdown
 def check_host(subhost: Subhost) -> None:
     """Raise if an interface's name is taken on the main host."""
     for cable in subhost.cables:
-        if interface_index(cable.host):
-            raise OverlayBootError(
-                f"CABLES: the interface {cable.host} already exists: choose another NAME"
-                + _advice(cable)
-            )
+        if not interface_index(cable.host):
+            continue
+        try:
+            advice = _advice(cable)
+        except OSError:
+            continue  # it has gone just now, with a subhost that has ended
+        raise OverlayBootError(
+            f"CABLES: the interface {cable.host} already exists: choose another NAME" + advice
+        )
 
 
 def _advice(cable: Cable) -> str:

@@ -91,7 +91,7 @@ if [ $booted = 0 ]; then
     case $status in [013]) ;; *) echo "stop: status $status: $(cat err)" ;; esac
 else
     [ $(grep -vc warning err) = 1 ] || echo "boot: status $booted, and not one line: $(cat err)"
-    [ "{swap}" ] || [ "$(files)" = "$had" ] || echo "a boot that failed left something"
+    [ "{swapped}" ] || [ "$(files)" = "$had" ] || echo "a boot that failed left something"
 fi
 {end}
 for left in /run/netns/{name} /run/overlay-boot/{name}; do
@@ -151,6 +151,7 @@ def wrong(
         seconds=round(30 * subhost.target.patience),
         boots="[ $booted = 0 ] || " + 'echo "it does not boot: $(cat err)"' if boots else "",
         swap=SWAP.format(victim=swapped) if swapped else "",
+        swapped=swapped,
         end=END if swapped else "",
     )
     conf = f"{text}\nBASE= .\nLOG= log\nSTART= one\n{shares}"
