@@ -20,7 +20,7 @@ install = SUDO="$(SUDO)" tools/setup packages $(1)
 # The spec and its reports in build/spec. Where make is ended by a signal, so is the run.
 RUN = setpriv --pdeathsig TERM $(BIN)/python -m spec run --reports build/spec -n $(WORKERS)
 
-.PHONY: help setup demo lint test-setup test spec mutants torture lives fuzz conformance man bench stage deb deb-check vm-setup vm-test vm-services vm-selftest bench-vm box clean
+.PHONY: help setup demo lint test-setup test spec mutants torture lives load fuzz conformance man bench stage deb deb-check vm-setup vm-test vm-services vm-selftest bench-vm box clean
 
 help: ## this list
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -39,11 +39,11 @@ demo: setup ## boot two real subhosts, enter them, stop them
 	@$(call install,demo)
 	SUDO="$(SUDO)" examples/demo
 
-lint: setup ## ruff, mypy and gcc's analyzer
+lint: setup ## ruff, mypy, gcc's analyzer, and clang's where that is
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	for file in overlay_boot/*.c; do gcc -std=c11 -O2 -Wall -Wextra -Werror -fanalyzer -c $$file -o /dev/null; done
+	tools/analyze overlay_boot/*.c
 
 test: lint test-setup ## lint, unit tests, boots, and the spec on this machine
 	@$(SUDO) $(BIN)/python -m pytest -p no:cacheprovider tests
@@ -54,7 +54,8 @@ spec: test-setup ## the spec on this machine; ARGS="-k vlan" for a part
 	@$(SUDO) $(RUN) --implementation $(BIN) --allow-preconditions $(ARGS)
 
 # ARGS: "-k share" for some of the faults; "--points 0" for all system calls, "--case ..." for one as it
-# is printed; "--only lives --steps 200" or "--part 0.1" for less of the lives; "--only record --runs
+# is printed; "--only lives --steps 200" or "--part 0.1" for less of lives or load; "--target
+# vm://trixie --implementation build/stage --only clock" for load in a machine; "--only record --runs
 # 1000000" for one parser; "--rounds 3 --many 20" for a quicker bench.
 mutants: test-setup vm-setup ## do the tests notice deliberate faults?
 	@$(SUDO) $(BIN)/python -m tests.mutants $(ARGS)
@@ -62,6 +63,8 @@ torture: test-setup ## each system call of a boot and an end, killed or failed
 	@$(SUDO) $(BIN)/python -m tests.torture $(or $(ARGS),--page docs/reliability.md)
 lives: test-setup ## random events in subhosts, and races; half an hour
 	@$(SUDO) $(BIN)/python -m tests.lives $(or $(ARGS),--page docs/reliability.md)
+load: test-setup ## 500 subhosts, a machine short of everything; an hour
+	@$(SUDO) $(BIN)/python -m tests.load $(or $(ARGS),--page docs/reliability.md)
 fuzz: test-setup ## a million malformed files for the parsers
 	@$(BIN)/pip install --quiet atheris
 	$(BIN)/python -m tests.fuzz $(or $(ARGS),--page docs/reliability.md)

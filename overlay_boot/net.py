@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from overlay_boot import PATH, OverlayBootError, commands, explain
+from overlay_boot import PATH, OverlayBootError, commands, explain, lines_of
 from overlay_boot.cables import Cable, derived_mac
 from overlay_boot.records import Link, interface_index
 from overlay_boot.rtnetlink import Rtnetlink, load
@@ -22,17 +22,22 @@ if TYPE_CHECKING:
 
     from overlay_boot.subhost import Subhost
 
+NET_ADDR_SET = "3"
 IFUP = 90.0  # seconds for ifup, as long as the keeper gives ifdown
 
 
 def check_host(subhost: Subhost) -> None:
     """Raise if an interface's name is taken on the main host."""
     for cable in subhost.cables:
-        if interface_index(cable.host):
-            raise OverlayBootError(
-                f"CABLES: the interface {cable.host} already exists: choose another NAME"
-                + _advice(cable)
-            )
+        if not interface_index(cable.host):
+            continue
+        try:
+            advice = _advice(cable)
+        except OSError:
+            continue  # it has gone just now, with a subhost that has ended
+        raise OverlayBootError(
+            f"CABLES: the interface {cable.host} already exists: choose another NAME" + advice
+        )
 
 
 def _advice(cable: Cable) -> str:
@@ -117,7 +122,7 @@ class Cables:
         any, would lose it to the first that comes: it is told to keep the one it has."""
         bridge = interface_index(cable.bridge)
         address = ip.get(bridge).get_attr("IFLA_ADDRESS")
-        if not ip.ports(bridge, address):
+        if not _is_told(cable.bridge, address) and not ip.ports(bridge, address):
             ip.set(bridge, ("IFLA_ADDRESS", address))
         ip.set(index, ("IFLA_MASTER", bridge))
 
@@ -147,6 +152,17 @@ class Cables:
         elif message:
             self.say(f"{interface}: {message}")
         return not done.late and not done.status
+
+
+def _is_told(bridge: str, address: str) -> bool:
+    """Whether a bridge has been told its address already, as by the boot before: then it needs no
+    look at all its ports, which would take longer with each subhost (sysfs-class-net)."""
+    folder = f"/sys/class/net/{bridge}"
+    try:
+        told = lines_of(f"{folder}/addr_assign_type")[0] == NET_ADDR_SET
+        return told and lines_of(f"{folder}/address")[0] == address
+    except OSError:
+        return False  # there is no /sys, or another network's
 
 
 def _mtu(ip: Rtnetlink, interface: str) -> int:

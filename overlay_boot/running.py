@@ -22,7 +22,8 @@ from overlay_boot.records import (
 )
 from overlay_boot.waiting import Deadline, Waiter
 
-LIMIT = 10.0  # seconds to wait for a keeper that is clearing up, or a boot that does not go on
+LIMIT = 10.0  # seconds to wait for a keeper that is clearing up, or a boot under way
+HELD = 60.0  # seconds for which one boot may lock the others out, on a machine that has no time for it
 LOOK = 1.0  # seconds after which a boot that waits for others looks whether they go on
 KEEPER = 100.0  # seconds for the keeper where it runs ifdown, to which it gives 90
 
@@ -35,10 +36,10 @@ class FolderLock:
 
     def __enter__(self) -> None:
         self.fd = os.open(FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        holder, deadline = "", Deadline(LIMIT)
+        holder, deadline = "", Deadline(HELD)
         while not _lock(self.fd, LOOK, self.waiter):
             if (now := _holder(self.fd)) != holder:  # it is just not our turn (boot-many)
-                holder, deadline = now, Deadline(LIMIT)
+                holder, deadline = now, Deadline(HELD)
             elif deadline.passed:
                 os.close(self.fd)
                 raise OverlayBootError(

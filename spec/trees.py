@@ -91,7 +91,7 @@ if [ $booted = 0 ]; then
     case $status in [013]) ;; *) echo "stop: status $status: $(cat err)" ;; esac
 else
     [ $(grep -vc warning err) = 1 ] || echo "boot: status $booted, and not one line: $(cat err)"
-    [ "{swap}" ] || [ "$(files)" = "$had" ] || echo "a boot that failed left something"
+    [ "{swapped}" ] || [ "$(files)" = "$had" ] || echo "a boot that failed left something"
 fi
 {end}
 for left in /run/netns/{name} /run/overlay-boot/{name}; do
@@ -108,11 +108,15 @@ c = ctypes.CDLL(None)
 one, other = (os.fsencode(each) for each in sys.argv[1:])
 while os.path.lexists("swapped"):
     for _ in range(100):
-        c.renameat2(-100, one, -100, other, 2)
-' $PWD/$at $PWD/swapped < /dev/null > /dev/null 2>&1 &
+        if c.renameat2(-100, one, -100, other, 2):
+            sys.exit("they cannot change places")
+    open("swapping", "w")
+' $PWD/$at $PWD/swapped < /dev/null &
 swapper=$!
+while kill -0 $swapper && [ ! -e swapping ]; do sleep 0.01; done
 """.strip()
-END = "kill $swapper; wait $swapper; rm -rf swapped"
+END = """kill $swapper || echo "they did not change places all the time"
+wait $swapper; rm -rf swapped swapping"""
 
 
 def prepare(subhost: Subhost) -> None:
@@ -147,6 +151,7 @@ def wrong(
         seconds=round(30 * subhost.target.patience),
         boots="[ $booted = 0 ] || " + 'echo "it does not boot: $(cat err)"' if boots else "",
         swap=SWAP.format(victim=swapped) if swapped else "",
+        swapped=swapped,
         end=END if swapped else "",
     )
     conf = f"{text}\nBASE= .\nLOG= log\nSTART= one\n{shares}"

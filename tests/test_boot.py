@@ -224,7 +224,7 @@ def test_a_boot_waits_for_others_as_long_as_they_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holders: int
 ) -> None:
     """Six have the lock one after the other, and for longer together than one of them may have it."""
-    for name, value in {"FOLDER": str(tmp_path), "LIMIT": 1.5, "LOOK": 0.1}.items():
+    for name, value in {"FOLDER": str(tmp_path), "HELD": 1.5, "LOOK": 0.1}.items():
         monkeypatch.setattr(running, name, value)
     each = f"flock -o {tmp_path} -c 'echo; exec sleep {0.5 if holders > 1 else 5}' & "
     with subprocess.Popen(["sh", "-c", each * holders], stdout=subprocess.PIPE) as others:

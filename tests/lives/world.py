@@ -16,7 +16,7 @@ from typing import Any
 from spec import waiting
 from spec.installed import install
 from spec.subhost import MAKE_TINY, ROOT
-from spec.targets import Here, Host, Result, Ssh, Target, TargetError
+from spec.targets import Here, Host, Result, Ssh, Target, TargetError, Virtual
 
 SOURCE = Path(__file__).parents[2]
 SCRATCH = "/tmp/lives"
@@ -232,8 +232,10 @@ def place(url: str, implementation: Path | None) -> Iterator[Target]:
         target = Host()
     elif url.startswith("ssh://"):
         target = Ssh(url)
+    elif url.startswith("vm://"):
+        target = Virtual(url)
     else:
-        raise TargetError(f"{url}: here, host or ssh://[user@]machine[:port]")
+        raise TargetError(f"{url}: here, host, vm://SUITE or ssh://[user@]machine[:port]")
     try:
         waiting.learn(target)
         install(target, folder, None)

@@ -21,21 +21,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.load", description=__doc__)
     parser.add_argument("--part", type=float, default=1, help="of the numbers of each: 0.1")
     parser.add_argument("--only", action="append", choices=TRIALS, default=[])
-    parser.add_argument(
-        "--target", default="here", help="here, host or ssh://[user@]machine[:port]"
-    )
+    where = "here, host, vm://SUITE or ssh://[user@]machine[:port]"
+    parser.add_argument("--target", default="here", help=where)
     parser.add_argument("--implementation", type=Path, help="a folder of commands")
     parser.add_argument("--results", type=Path, default=Path("build/load.json"))
     parser.add_argument("--page", type=Path, help="write the results into this page")
     arguments = parser.parse_args()
-    machine = arguments.target.startswith("ssh://")  # no other clock is ever set
+    machine = arguments.target.startswith(("vm://", "ssh://"))  # no other clock is ever set
     results: dict[str, Any] = {}
     if arguments.results.exists():  # of an earlier run, with --only
         results = json.loads(arguments.results.read_text())
     wrong = False
     for name in arguments.only or TRIALS:
         if name == "clock" and not machine:
-            print("clock: only for a machine to be thrown away: --target ssh://root@machine")
+            print("clock: only for a machine to be thrown away: --target vm://trixie")
             continue
         begun = time.monotonic()
         try:

@@ -57,7 +57,9 @@ class Trial:
         """Another subhost, with its configuration."""
         life = Life(unique(f"{letter}{len(self.lives)}"), "overlay")
         self.lives.append(life)
-        self.succeed(f"mkdir -p {life.folder} && cd {life.folder} && mkdir -p root work live")
+        self.succeed(
+            f"mkdir -p {life.folder} && cd {life.folder} && mkdir -p root work live && echo {life.named} > root/who"
+        )
         self.write(life, text, lower)
         return life
 

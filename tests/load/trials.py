@@ -134,7 +134,7 @@ def limited(trial: Trial, controller: str) -> Iterator[str]:
 
 
 def bomb(target: Target, part: float) -> Trial:
-    """A fork bomb that a limit of its cgroup holds is ended by overlay-stop."""
+    """A fork bomb that a limit of its cgroup holds, of v2 or else of v1, is ended by overlay-stop."""
     trial = Trial(target, 1, "fork bomb")
     with limited(trial, "pids") as group:
         life = trial.subhost()
