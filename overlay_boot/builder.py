@@ -28,6 +28,7 @@ from overlay_boot.linux import (
     pivot_root,
     set_read_only,
     sethostname,
+    setns,
     unshare,
 )
 from overlay_boot.records import NETNS, Record, is_ending
@@ -59,6 +60,19 @@ def is_null(path: str) -> bool:
         return stat.S_ISCHR(found.st_mode) and found.st_rdev == os.makedev(1, 3)
     except OSError:
         return False
+
+
+def leave_chroot() -> None:
+    """Take the root of the mount namespace for one's own, and stay in the current folder. They differ
+    in a chroot(2), where pivot_root(2) would leave the first one to whoever enters (pid1-chroot)."""
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    setns(namespace, CLONE_NEWNS)
+    # What is around a chroot may still propagate, and its end would then be the main host's, too.
+    mount("", "/", flags=MS_PRIVATE | MS_REC)
+    os.fchdir(here)
+    os.close(namespace)
+    os.close(here)
 
 
 def protect_kernel(tree: Tree) -> None:
@@ -208,6 +222,7 @@ class Builder:
                     protect_kernel(tree)
             program = os.open(HELPER, os.O_RDONLY | os.O_CLOEXEC)
             os.chdir(live)
+            leave_chroot()
             # Onto itself, and then the old root, now below it, is let go: no path leads back.
             pivot_root(".", ".")
             detach(".")

@@ -151,6 +151,23 @@ def test_no_path_leads_back_to_the_main_host(subhost: Subhost) -> None:
     assert {*ids} == {*bottom} == {*root} and len(root) == 1
 
 
+@clause("pid1-chroot")
+def test_what_is_around_a_chroot_is_not_reached(subhost: Subhost) -> None:
+    """Where overlay-boot and overlay-go run in a chroot(2), neither a command of overlay-go nor a
+    process that enters the mount namespace of pid 1 from inside comes to what is around that."""
+    world = f"{subhost.folder}/world"
+    subhost.prepare_host(f"mkdir {world} && mount --rbind / {world} && touch {world}/../root/own")
+    subhost.prepare_host(f"mount --make-rprivate {world}")
+    subhost.write()
+    inside = f"chroot {world} overlay-go {subhost.name}"
+    done = subhost.on_host(f"chroot {world} overlay-boot {subhost.conf} < /dev/null")
+    assert done.status == 0 and subhost.up(), done
+    for enter in ("", "nsenter -t 1 -m"):
+        done = subhost.on_host(f"{inside} {enter} /bin/ls /own")
+        assert done.out == "/own\n", done
+    assert subhost.on_host(f"chroot {world} overlay-stop {subhost.name}").status == 0
+
+
 @clause("mounts-private")
 def test_later_mounts_do_not_cross(subhost: Subhost) -> None:
     """What either side mounts after the boot does not appear on the other."""
