@@ -55,7 +55,7 @@ def test_signals_reach_the_command(subhost: Subhost, signal: str, terminal: bool
         assert result["status"] == 7
         return
     done = subhost.on_host(
-        f"""rm -f out; (env --default-signal sh -c {shlex.quote(command)} > out 2>&1; echo $? >> out) &
+        f"""cd {subhost.folder}; (env --default-signal sh -c {shlex.quote(command)} > out 2>&1; echo $? >> out) &
         until grep -q ready out; do sleep 0.05; done
         pkill -{signal} -f '^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} '; wait; cat out"""
     )
