@@ -90,11 +90,18 @@ def _lines(path: str) -> list[str]:
 def remove(cgroup: str) -> None:
     """Remove the cgroup, if it is there, with those that were made in it. Processes that have just
     ended are in it for a moment still; raises OSError when there are others."""
+
+    def fail(error: OSError) -> None:
+        raise error  # or else os.walk() would find nothing, for ever
+
     deadline = Deadline(2)
     while os.path.isdir(cgroup):
         try:
-            for folder, _, _ in os.walk(cgroup, topdown=False):
-                os.rmdir(folder)
+            try:
+                os.rmdir(cgroup)  # needs no descriptor, of which there may be none left
+            except OSError:
+                for folder, _, _ in os.walk(cgroup, topdown=False, onerror=fail):
+                    os.rmdir(folder)
         except FileNotFoundError:
             pass
         except OSError:

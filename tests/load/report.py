@@ -56,6 +56,7 @@ FOUND = [
     + "subhost that ran.",
     "With a limit of 12 to 20 open files overlay-stop could tell no service to end, waited for the grace and did not "
     + "say why; overlay-go said `Invalid argument`.",
+    "A boot that had run out of descriptors looked for ever for what was in the cgroup that it was to remove.",
     "A file of some GiB in the place of LOWER's /etc/hosts was read to its end.",
     "A folder in the place of /dev/null, with a POSTMOUNT of one's own, kept pid 1 from starting; anything else there "
     + "was opened.",
