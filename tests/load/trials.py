@@ -164,13 +164,18 @@ def memory(target: Target, part: float) -> Trial:
             words = []
             for name, seconds in ("one", 997), ("two", 998):
                 start = f"[ $1 != start ] || sleep {seconds} < /dev/null > /dev/null 2>&1 &"
-                words.append(trial.service(life, name, start))
+                stop = "while [ $1 = stop ] && [ -e /held ]; do sleep 0.05; done"
+                words.append(trial.service(life, name, f"{start}\n{stop}"))
             trial.write(life, f"START= {' '.join(words)}")
             trial.succeed(
                 f"xargs -r kill -9 < {group}/cgroup.procs; echo max > {group}/memory.max || echo -1 > {group}/memory.limit_in_bytes"
             )
             pid = trial.boot(life, f"echo $$ > {group}/cgroup.procs; ")
+            if victim == "overlay-stop":
+                trial.succeed(f"overlay-go {life.named} touch /held")
             _starve(trial, life.named, pid, victim, group)
+            if victim == "overlay-stop":
+                trial.succeed(f"overlay-go {life.named} rm /held")
             trial.stop(life, 0, 3)
         trial.close()
     return trial
@@ -182,7 +187,7 @@ def _starve(trial: Trial, name: str, pid: int, victim: str, group: str) -> None:
         "service": "pgrep -n -f '[s]leep 998'",
         "pid 1": f"echo {pid}",
         "keeper": f"awk '/^PPid:/ {{ print $2 }}' /proc/{pid}/status",
-        # It waits for a stop script that does not end.
+        # It waits for a stop script, which does not end while there is a /held.
         "overlay-stop": f"""overlay-stop --timeout 60 {name} > /dev/null 2>&1 < /dev/null &
             until grep -qs overlay-stop /proc/$!/cmdline; do sleep 0.01; done; echo $!""",
     }[victim]
