@@ -349,13 +349,17 @@ def test_list_shows_what_a_subhost_uses(subhost: Subhost) -> None:
     keep_16_mib = (
         "{ head -c 16777216 /dev/zero; exec sleep 600; } | tail -c 16777216 > /dev/null &"
     )
-    subhost.inside(f"i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; {keep_16_mib}")
+    work = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"
+    subhost.inside(f"{work}; {keep_16_mib}")
     row = f"^{subhost.name} .* {before['processes'] + 2} +(1[6-9]|2[0-9])[.][0-9]M "
     assert subhost.wait(f"overlay-list | grep -E '{row}'")  # head has ended, and tail has all
     after, line = listed(subhost)
     assert after["processes"] == before["processes"] + 2, (before, after)
     assert before["memory"] + 2**24 < after["memory"] < before["memory"] + 2**26, (before, after)
     assert before["cpu"] + 0.02 < after["cpu"] < before["cpu"] + 60, (before, after)
+    subhost.on_host(work)  # which is none of the subhost's
+    idle, _ = listed(subhost)
+    assert idle["cpu"] - after["cpu"] < (after["cpu"] - before["cpu"]) / 2, (before, after, idle)
     found = re.search(rf" {after['processes']} +([0-9.]+)M +[0-9.]+s ", line)
     assert found and abs(float(found[1]) - after["memory"] / 2**20) < 1, (line, after)
 
