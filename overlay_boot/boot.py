@@ -35,7 +35,8 @@ from overlay_boot.builder import GO, Builder, tell
 from overlay_boot.commands import duplicate_above
 from overlay_boot.linux import become_subreaper, default_signals, open_in_root
 from overlay_boot.log import Log
-from overlay_boot.records import FOLDER, Record, name_of
+from overlay_boot.processes import name_of
+from overlay_boot.records import FOLDER, Record
 from overlay_boot.running import claim, hold
 from overlay_boot.signals import SIGKILL, kill_process
 from overlay_boot.steps import Step, roll_back, run

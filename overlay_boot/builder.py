@@ -31,7 +31,8 @@ from overlay_boot.linux import (
     setns,
     unshare,
 )
-from overlay_boot.records import NETNS, Record, is_ending
+from overlay_boot.processes import is_ending
+from overlay_boot.records import NETNS, Record
 from overlay_boot.root import Root
 from overlay_boot.signals import SIGKILL
 from overlay_boot.steps import Step, roll_back, run

@@ -14,14 +14,8 @@ import time
 from overlay_boot import PATH, OverlayBootError, commands, explain, lines_of, printable
 from overlay_boot.enter import CANNOT, Inside
 from overlay_boot.log import Log
-from overlay_boot.records import (
-    Record,
-    identity,
-    name_of,
-    open_process,
-    process_status,
-    start_time,
-)
+from overlay_boot.processes import name_of, open_process, process_status, start_time
+from overlay_boot.records import Record, identity
 from overlay_boot.running import KEEPER
 from overlay_boot.signals import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, kill_process
 from overlay_boot.waiting import Deadline, Waiter

@@ -258,12 +258,20 @@ def test_services_are_stopped_inside(subhost: Subhost) -> None:
 
 @clause("stop-services-init")
 def test_services_are_stopped_whatever_init_is(subhost: Subhost) -> None:
-    """overlay-stop stops the services also where an INIT of one's own has started them."""
+    """overlay-stop stops the services also where an INIT of one's own has started them, whether
+    that comes to the reaper or stays a shell."""
     service(subhost, "/one")
-    init = subhost.put("init", "#!/bin/sh\necho '/one start; exec /.reaper'\n")
-    subhost.boot(f"START= /one\nINIT= {init}")
-    subhost.stop()
-    assert calls(subhost) == ["one start", "one stop"]
+    for stays in ("exec /.reaper", "sleep 99 & wait"):
+        script = f"trap 'exit 0' TERM; /one start; {stays}"
+        init = subhost.put("init", f"#!/bin/sh\ncat << 'END'\n{script}\nEND\n")
+        subhost.write(f"START= /one\nINIT= {init}")
+        done = subhost.on_host(f"overlay-boot {subhost.conf} < /dev/null")
+        assert done.status == 0, done
+        told = f"{subhost.folder}/root/services"
+        assert subhost.wait(f"grep -q start {told}")
+        subhost.stop()
+        assert calls(subhost) == ["one start", "one stop"], stays
+        subhost.prepare_host(f"rm {told}")
 
 
 @clause("stop-services", "stop-script")
