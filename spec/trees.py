@@ -119,6 +119,10 @@ END = """kill $swapper || echo "they did not change places all the time"
 wait $swapper; rm -rf swapped swapping"""
 
 
+class NotHere(Exception):
+    """The target's file system has no such kind of file, or not at that place."""
+
+
 def prepare(subhost: Subhost) -> None:
     """What all of them are beside: files outside of any root, and what is shared."""
     subhost.prepare_host(MAKE.format(folder=subhost.folder))
@@ -135,7 +139,7 @@ def wrong(
 ) -> Iterator[str]:
     """What goes wrong with one kind of file at one place of a layer; where a name of what is outside
     is given as swapped, the file changes places with a link to that all the time. With boots, a boot
-    that fails is wrong."""
+    that fails is wrong. Raises NotHere."""
     folder, text = LAYERS[layer]
     at = f"{folder}/{place}"
     make = KINDS[kind].format(at, place.rpartition("/")[2])
@@ -157,7 +161,7 @@ def wrong(
     conf = f"{text}\nBASE= .\nLOG= log\nSTART= one\n{shares}"
     done = subhost.target.run(script, timeout=200, input=conf)
     if done.status == 2 and not done.out:
-        return  # such as a file that cannot be changed, on a file system without that
+        raise NotHere(f"{kind} at {place} in {layer}")
     if done.status and not done.out:
         yield f"{kind} at {place} in {layer}: {done}"
     for line in done.out.splitlines():

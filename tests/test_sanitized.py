@@ -58,13 +58,14 @@ def test_nothing_is_found_in_a_life_with_all_roles(subhost: Subhost, commands: P
     conf = subhost.write(f"LOWER=/\nSTART=/one /{'x' * 200}\nCABLES= = =")
     done = run(boot, "--wait", conf)
     assert "/one" not in done.stderr, done
-    assert f"{subhost.folder}" and (subhost.folder / "log").exists()
     assert run(go, subhost.name, typed="echo $$; exit 5\n").returncode == 5
     assert run(go, subhost.name, "no-such-command").returncode == 127
-    typed = (
-        f"script -qec '{go} {subhost.name} sh -c \"kill -TSTP 0; sleep 0.1; exit 7\"' /dev/null"
+    jobs = subhost.folder / "jobs"
+    jobs.write_text(
+        f"set -m\n{go} {subhost.name} sh -c 'kill -TSTP 0; exit 7'\nfg\necho ended $?\n"
     )
-    assert run("sh", "-c", f"{typed} & sleep 1; kill -CONT $!; wait $!; echo ended $?").stdout
+    said = run("script", "-qec", f"bash {jobs}", "/dev/null").stdout
+    assert said.endswith("ended 7\n"), said  # fg had a job, and so it was stopped
     killed = (
         f"timeout -s KILL 1 {go} {subhost.name} sleep 60; timeout 1 {go} {subhost.name} sleep 60"
     )
