@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
+
+import pygal
+from pygal.style import CleanStyle
 
 from tests.reliability import put
 
 from .trials import TRIALS
 
 HEADING = "Load and a bad day"
+CURVE = "reliability-crowd.svg"
 PART = (
     f"## {HEADING}\n"
     + """
@@ -31,7 +36,7 @@ What has to hold:
 *Alone* and *among all* are what a quarter of 25 took at most, the first and the last boots, the last and the
 first stops: whatever else the machine did could only make them slower. Processor time is that of all processes of a
 boot or a stop, by their cgroup.
-
+{curve}
 ### Shown elsewhere
 
 - No ifupdown on the main host: test_without_a_stanza_the_host_end_is_set_up (`spec/test_network.py`).
@@ -91,12 +96,44 @@ def part(results: Mapping[str, Any]) -> str:
     return PART.format(
         rows="\n".join(rows),
         what="\n".join(what),
+        curve=f"\n![Time of a boot and a stop by how many subhosts run]({CURVE})\n"
+        if curves(results)
+        else "",
         found="\n".join(f"- {text}" for text in FOUND) or "Nothing.",
         known="\n".join(f"- {text}" for text in KNOWN),
         wrong="\n### Wrong\n\n" + "\n".join(wrong) + "\n" if wrong else "",
     )
 
 
+def curves(results: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Milliseconds of each boot and stop of the crowd, in order; none where it was not tried."""
+    found: dict[str, list[float]] = results.get("crowd", {}).get("curves", {})
+    return found
+
+
+def draw(curves: Mapping[str, list[float]], file: Path) -> None:
+    """The curves as SVG, by how many subhosts ran: boots fill the place, stops empty it again."""
+    style = CleanStyle(font_family="sans-serif", background="white")
+    chart = pygal.XY(
+        js=[],
+        width=800,
+        height=360,
+        style=style,
+        show_dots=False,
+        no_prefix=True,
+        legend_at_bottom=True,
+    )
+    chart.x_title, chart.y_title = "subhosts that run", "ms of processor time"
+    chart.range = (0, 1.1 * max(max(times) for times in curves.values()))
+    for what, times in curves.items():
+        ordered = times if what == "boot" else times[::-1]
+        tens = range(0, len(ordered), 10)
+        chart.add(what, [(ten, median(ordered[ten : ten + 10])) for ten in tens])
+    file.write_bytes(chart.render() + b"\n")
+
+
 def write_part(page: Path, results: Mapping[str, Any]) -> None:
-    """Put the part into the page, in the place of an earlier one."""
+    """Put the part into the page, in the place of an earlier one, and the curves beside it."""
+    if curves(results):
+        draw(curves(results), page.with_name(CURVE))
     put(page, HEADING, part(results))

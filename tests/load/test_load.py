@@ -51,4 +51,7 @@ def test_the_page_tells_what_was_measured_and_what_was_wrong(tmp_path: Path) -> 
     text = page.read_text()
     assert "| crowd | 500 subhosts | 1 | boot 16 ms alone, 17 ms among all | 2 min |" in text
     assert "- crowd: overlay-stop took 30.0 s\n" in text
+    assert "](reliability-crowd.svg)\n" in text
+    drawn = (tmp_path / "reliability-crowd.svg").read_text()
+    assert ">boot<" in drawn and ">stop<" in drawn
     assert lower_quartile([4, 1, 3, 2]) == 2
