@@ -7,6 +7,7 @@ modules, asyncio among them; the kernel needs no more than a socket of the stand
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import struct
 import sys
@@ -48,8 +49,10 @@ def load() -> type[Any]:
         package = type(sys)("pyroute2")
         package.__path__ = list(spec.submodule_search_locations)
         sys.modules["pyroute2"] = package
+    gc.disable()  # nothing of an import is garbage, and looking for it takes a tenth of the time
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
+    gc.enable()
     return ifinfmsg  # type: ignore[no-any-return]
 
 
