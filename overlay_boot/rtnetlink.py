@@ -1,6 +1,6 @@
 """rtnetlink(7), as far as cables need it: links are asked for, made, changed and deleted.
 
-pyroute2's classes encode and decode the messages. Its ready-made socket would import some 240
+pyroute2 encodes and decodes the messages (ifinfomsg.py). Its ready-made socket would import some 240
 modules, asyncio among them; the kernel needs no more than a socket of the standard library.
 """
 
@@ -37,7 +37,7 @@ LONGEST = 1 << 17  # bytes of an answer; the kernel's own limit is a quarter of 
 
 
 def load() -> type[Any]:
-    """pyroute2's class of the message. Raises OverlayBootError where pyroute2 is missing.
+    """The class of the message. Raises OverlayBootError where pyroute2 is missing.
 
     The package itself would import all that it has, so an empty one stands in for it."""
     if "pyroute2" not in sys.modules:
@@ -50,10 +50,10 @@ def load() -> type[Any]:
         package.__path__ = list(spec.submodule_search_locations)
         sys.modules["pyroute2"] = package
     gc.disable()  # nothing of an import is garbage, and looking for it takes a tenth of the time
-    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+    from overlay_boot.ifinfomsg import Link
 
     gc.enable()
-    return ifinfmsg  # type: ignore[no-any-return]
+    return Link
 
 
 class Rtnetlink:
@@ -91,9 +91,11 @@ class Rtnetlink:
 
     def add(self, kind: str, data: list[tuple[str, Any]], *attributes: tuple[str, Any]) -> None:
         """Make a link of that kind, such as "veth", of which data is the kind's own part."""
-        info = {"attrs": [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", {"attrs": data})]}
+        info: list[tuple[str, Any]] = [("IFLA_INFO_KIND", kind)]
+        if data:
+            info.append(("IFLA_INFO_DATA", {"attrs": data}))
         flags = NLM_F_CREATE | NLM_F_EXCL
-        self._request(RTM_NEWLINK, flags, 0, 0, *attributes, ("IFLA_LINKINFO", info))
+        self._request(RTM_NEWLINK, flags, 0, 0, *attributes, ("IFLA_LINKINFO", {"attrs": info}))
 
     def set(self, index: int, *attributes: tuple[str, Any], up: bool = False) -> None:
         """Change a link."""
