@@ -53,7 +53,7 @@ ALL = list(product(KINDS, PLACES, LAYERS))
 
 MAKE = r"""
 cd {folder}
-mkdir -p given victim/dir && echo theirs > victim/file && echo given > given/file && touch given/late
+mkdir -p given victim/dir/network && echo theirs > victim/file && echo given > given/file && touch given/late
 printf '#!/bin/sh\necho "sleep 999"\n' > init
 printf '#!/bin/sh\ntouch {folder}/victim/ran\nexec /bin/sh "$@"\n' > victim/program
 chmod 755 init victim/program
