@@ -4,9 +4,8 @@ A sample of all that there are, another one for each kind; `make load` tries the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import time
+from collections.abc import Iterator
 
 import pytest
 
