@@ -120,7 +120,7 @@ def build(root: Path, fault: Fault) -> Path:
 
 
 def run(tests: list[str], implementation: Path, target: str) -> dict[str, str]:
-    """The verdict of each test. Raises MutantError where the run itself fails."""
+    """The verdict of each test, with its reason where it has one. Raises MutantError where the run itself fails."""
     results = implementation.parent / "results.json"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
     command += [f"--implementation={implementation}", f"--target={target}"]
@@ -133,7 +133,8 @@ def run(tests: list[str], implementation: Path, target: str) -> dict[str, str]:
         raise MutantError(f"after {LIMIT} s there is no verdict of {' '.join(tests)}") from None
     if not results.exists():
         raise MutantError(f"{done.stdout}{done.stderr}"[-2000:])
-    return {row["id"]: row["verdict"] for row in json.loads(results.read_text())["tests"]}
+    rows = json.loads(results.read_text())["tests"]
+    return {row["id"]: ": ".join(filter(None, (row["verdict"], row["reason"]))) for row in rows}
 
 
 def missed(fault: Fault, tests: Catalogue, folder: Path) -> list[str]:
@@ -147,7 +148,7 @@ def missed(fault: Fault, tests: Catalogue, folder: Path) -> list[str]:
     return [
         f"{clause}: " + ", ".join(f"{test} {verdicts.get(test)}" for test in tests.of(clause))
         for clause in fault.clauses
-        if not any(verdicts.get(test) == "fail" for test in tests.of(clause))
+        if not any(verdicts.get(test, "").startswith("fail") for test in tests.of(clause))
     ]
 
 
