@@ -176,21 +176,6 @@ class Boot:
         self.builder.pid = int(self._hear("ready"))
         if self.cables:
             self.cables.pid = self.builder.pid
-        if self.cgroup:
-            self._join_cgroup()
-
-    def _join_cgroup(self) -> None:
-        """Put the builder, and so all that it starts, into the cgroup. The kernel takes its time
-        for that, so it is done while the builder works."""
-        try:
-            cgroup.join(self.cgroup, self.builder.pid)
-        except OSError as error:
-            what = f"{self.cgroup} cannot be used: {explain(error)}"
-            if self.subhost.init.systemd:
-                raise OverlayBootError(
-                    f"{what}: systemd needs it, the default INIT does not"
-                ) from error
-            self.log.say(what)
 
     def finish(self) -> None:
         """Let pid 1 start; returns when it has, the builder has ended and the keeper is no Python
@@ -331,9 +316,14 @@ class Boot:
             for number, fd in enumerate((null, self.log.fd, self.log.fd)):
                 os.dup2(fd, number)
             become_subreaper()  # so that pid 1 is its child when the builder has ended
+            joined_read, joined = os.pipe()
             builder = os.fork()
             if builder == 0:
-                self.builder.work(self.record, self.up, self.down)
+                os.close(joined)
+                self.builder.work(self.record, self.up, self.down, joined_read)
+            if self.cgroup:
+                self._join_cgroup(builder)
+            os.write(joined, GO)
             self.up = duplicate_above(self.up, 10)
             helper = os.open(HELPER, os.O_PATH | os.O_CLOEXEC)
             kept = dict(zip((3, 4, 6, 7), (self.record.fd, helper, *self.locked), strict=False))
@@ -343,10 +333,25 @@ class Boot:
             arguments += [self.cgroup, "cables" if self.subhost.cables else "", str(IFDOWN)]
             default_signals()
             os.execve(REAPER, ["overlay-boot", *arguments, *self._ifdown()], {"PATH": PATH})
+        except OverlayBootError as error:
+            tell(self.up, "failed", str(error))
         except BaseException as error:  # noqa: BLE001  a forked child returns to nobody
             tell(self.up, "failed", f"cannot start the keeper: {explain(error)}")
         finally:
             os._exit(1)
+
+    def _join_cgroup(self, builder: int) -> None:
+        """Put the builder, and so all that it starts, into the cgroup. The kernel takes as long for
+        that as for a third of a boot, in which the builder and overlay-boot do their work."""
+        try:
+            cgroup.join(self.cgroup, builder)
+        except OSError as error:
+            what = f"{self.cgroup} cannot be used: {explain(error)}"
+            if self.subhost.init.systemd:
+                raise OverlayBootError(
+                    f"{what}: systemd needs it, the default INIT does not"
+                ) from error
+            self.log.say(what)
 
     def _ifdown(self) -> list[str]:
         """The command that takes down what ifup took up; it passes over what ifup did not."""

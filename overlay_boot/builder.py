@@ -105,6 +105,7 @@ class Builder:
     record: Record
     up: int
     down: int
+    joined: int
     waiter: Waiter
 
     def __init__(self, subhost: Subhost) -> None:
@@ -132,10 +133,10 @@ class Builder:
             ),
         ]
 
-    def work(self, record: Record, up: int, down: int) -> NoReturn:
+    def work(self, record: Record, up: int, down: int, joined: int) -> NoReturn:
         """Be the builder: overlay-boot is told by the pipe up what it needs to know, and says by down
-        when pid 1 may start. Ends this process."""
-        self.record, self.up, self.down = record, up, down
+        when pid 1 may start, as the keeper says by joined. Ends this process."""
+        self.record, self.up, self.down, self.joined = record, up, down, joined
         self.waiter = self.root.waiter = Waiter(asked=down)
         done: list[Step] = []
         status = 1
@@ -172,9 +173,10 @@ class Builder:
 
     def _start_pid1(self) -> None:
         """Start pid 1 and enter it into the record; returns when it runs the script."""
-        self.waiter.wait(self.down)
-        if os.read(self.down, 1) != GO:
-            raise Aborted
+        for told in (self.down, self.joined):
+            self.waiter.wait(told)
+            if os.read(told, 1) != GO:
+                raise Aborted
         unshare(CLONE_NEWPID)  # of the next child, which is number 1 there (pid_namespaces(7))
         result_read, result = os.pipe()
         go_read, go = os.pipe()
