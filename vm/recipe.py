@@ -31,7 +31,9 @@ PACKAGES = [
     "busybox-static", "rsync", "less",
 ]  # fmt: skip
 MAIL = ["postfix", "dovecot-imapd", "sasl2-bin"]
-SERVICES = ["cron", "curl", "mariadb-server", "nftables", "nginx", "postgresql", *MAIL]
+SERVICES = [
+    "cron", "curl", "mariadb-server", "nftables", "nginx", "openssh-client", "postgresql", *MAIL,
+]  # fmt: skip
 FLAVOURS = {"plain": [], "mta": MAIL, "services": SERVICES, "generic": []}
 KERNELS = {"generic": "linux-image-amd64"}  # with all of Debian's modules, 9p among them
 #: Start scripts for service(8) that Debian keeps in the package orphan-sysvinit-scripts, which
