@@ -87,7 +87,7 @@ static void fresh(void)
     int threads = open("/proc/sys/kernel/threads-max", O_RDONLY | O_CLOEXEC);
     char text[16] = "";
 
-    if (read(threads, text, sizeof text - 1) > 0) {
+    if (threads >= 0 && read(threads, text, sizeof text - 1) > 0) {
         const rlim_t half = number(text) / 2;
         setrlimit(RLIMIT_NPROC, &(struct rlimit){half, half});
         setrlimit(RLIMIT_SIGPENDING, &(struct rlimit){half, half});
@@ -105,7 +105,8 @@ static void fresh(void)
     syscall(SYS_sched_setscheduler, 0, SCHED_OTHER, &none);
     setpriority(PRIO_PROCESS, 0, 0);
     syscall(SYS_ioprio_set, 1 /* IOPRIO_WHO_PROCESS */, 0, 0);
-    (void)!write(adjust, "0", 1);
+    if (adjust >= 0)
+        (void)!write(adjust, "0", 1);
     close(adjust);
     new_keyring();
 }
@@ -463,11 +464,12 @@ static void delete_cables(int netns)
     if (setns(netns, CLONE_NEWNET))
         return;
     route = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, 0 /* NETLINK_ROUTE */);
-    for (list = if_nameindex(); list && list->if_index; list++) {
+    for (list = if_nameindex(); route >= 0 && list && list->if_index; list++) {
         request.index = list->if_index;
         if (send(route, &request, sizeof request, 0) > 0)
             (void)!recv(route, answer, sizeof answer, 0);
     }
+    close(route);
 }
 
 /* With the cgroups in it; processes that have just ended keep one for a moment.  Whether it is gone. */

@@ -50,6 +50,7 @@ static int dummy_service(void)
         return complain("cannot open " DUMMY_PIPE);
     while (read(pipe, &byte, 1) < 0 && errno == EINTR)
         ;
+    close(pipe);
     unlink(DUMMY_PIPE);
     return 0;
 }
