@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from vm import booted, folders, image
@@ -36,9 +37,10 @@ def items() -> Iterator[Item]:
     for one in image.cached():
         keep, used = one.folder.name.startswith(stems), folders.in_use(one.lock)
         yield item("image", one.folder, keep, used, inner="*")
-        shapes = [booted.shape(one, a, i) for a in ("kvm", "tcg") for i in INITS]
-        states = [booted.kept(one, shape) for shape in shapes]
-        for path in sorted(one.folder.glob("booted-*")):
+        made = sorted(one.folder.glob("booted-*"))
+        ways = product(("kvm", "tcg"), INITS if made else ())  # to tell needs QEMU's version
+        states = [booted.kept(one, booted.shape(one, *way)) for way in ways]
+        for path in made:
             yield item("state", path, keep and path in states, used)
     for path in sorted(cache.glob("images/*.log")):
         yield item("log", path, path.stem.startswith(stems) and path.with_suffix("").exists())

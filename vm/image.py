@@ -97,6 +97,10 @@ class Image:
             raise HostError(f"image {self.folder.name} is in use: end its machines first")
 
 
+TOOLS = ("mmdebstrap", "mke2fs", "qemu-img", "cpio", "cc", "ssh-keygen")
+"""What an image is made with."""
+
+
 def cached() -> list[Image]:
     """All images in the cache."""
     return [Image(file.parent) for file in sorted(folders.cache().glob("images/*/image.json"))]
@@ -146,10 +150,9 @@ def _build(wanted: Recipe, work: Path, say: Say) -> None:
     def make(*command: str | Path) -> None:
         run(f"image {wanted.suite}: {command[0]}", *command, log=log, folder=work)
 
-    tools = ("mmdebstrap", "mke2fs", "qemu-img", "cpio", "cc", "ssh-keygen")
-    if missing := [tool for tool in tools if not shutil.which(tool)]:
-        raise HostError(f"missing here: {' '.join(missing)}: make vm-setup")
     folders.check_programs_run()
+    if missing := [tool for tool in TOOLS if not shutil.which(tool)]:
+        raise HostError(f"missing here: {' '.join(missing)}: make vm-setup")
     log.touch()
     result.mkdir()
     step(f"installing Debian's packages from {wanted.sources[0].split()[1]}")

@@ -32,6 +32,10 @@ def tree() -> Iterator[Path]:
         subprocess.run(["mount", "-o", "remount,bind,ro", folder / "tree"], check=True)
         try:
             (folder / "own").mkdir()
+            (folder / "tools").mkdir()
+            for tool in image.TOOLS:  # for a machine that has not had make vm-setup
+                (folder / "tools" / tool).write_text("#!/bin/sh\n")
+                (folder / "tools" / tool).chmod(0o755)
             os.chown(folder / "own", UID, UID)
             yield folder
         finally:
@@ -42,7 +46,7 @@ def as_nobody_known(
     tree: Path, *words: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """`python -m vm` by a user without an entry in passwd(5), whose umask is 077."""
-    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    path = f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{tree}/tools"
     given = [f"{name}={value}" for name, value in environment.items()]
     user = ["setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups"]
     script = 'umask 077; exec "$@"'
