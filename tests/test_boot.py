@@ -75,6 +75,19 @@ def test_a_keeper_that_cannot_start_leaves_nothing(subhost: Subhost) -> None:
     wait_until(lambda: not left_of(subhost))
 
 
+def test_a_builder_that_fails_before_it_is_in_its_cgroup_tells_why(subhost: Subhost) -> None:
+    """The kernel may take longer for the move than the builder lives."""
+    subhost.write("PREMOUNT= /bin/false")
+    fault = f"""
+import time
+boot.cgroup.wanted = lambda name: "{subhost.folder}/group"
+boot.cgroup.join = lambda *words: time.sleep(0.5)"""
+    done = boot_with(fault, subhost)
+    assert done.returncode == 1 and "PREMOUNT" in done.stderr and "keeper" not in done.stderr, done
+    assert not (subhost.folder / "group").exists()
+    wait_until(lambda: not left_of(subhost))
+
+
 KILLED = {
     "pid 1 before its exec": """
 set_pid = boot.Record.set_pid
