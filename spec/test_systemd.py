@@ -228,7 +228,10 @@ def test_systemd_can_be_stopped_at_once(systemd: Subhost, executed: bool) -> Non
     unit(systemd, "one.service", f"{SLEEP}ExecStartPre=/bin/sleep 4321\n")
     systemd.write(f"{INIT}START= one")
     if not executed:  # what INIT does first takes a while
-        systemd.put("root/usr/bin/mount", '#!/bin/sh\nsleep 5\nexec /usr/bin/mount.real "$@"\n')
+        systemd.put(
+            "root/usr/bin/mount",
+            '#!/bin/sh\ntrap "" TERM\nsleep 5\nexec /usr/bin/mount.real "$@"\n',
+        )
         systemd.prepare_host(f"cp /usr/bin/mount {systemd.folder}/root/usr/bin/mount.real")
     until = f'until [ "$(cat /proc/$(pid1 {systemd.name})/comm)" = systemd ]; do :; done &&'
     steps = f"overlay-boot {systemd.conf} && {until * executed} overlay-stop {systemd.name}"
