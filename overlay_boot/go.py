@@ -148,8 +148,7 @@ class Terminal:
         outer = select.POLLIN if self.raw and len(self.typed) < FULL else 0
         poll.register(self.outer, outer | (select.POLLOUT if self.printed else 0))
         master = select.POLLIN if len(self.printed) < FULL else 0
-        if master or self.typed:  # or else its end would be told all the time
-            poll.register(self.master, master | (select.POLLOUT if self.typed else 0))
+        poll.register(self.master, master | (select.POLLOUT if self.typed else 0))
         return background and self.takes_keys
 
     def _in_foreground(self) -> bool:
@@ -171,12 +170,12 @@ class Terminal:
             self._let_go()
             return
         events = ready.get(self.master, 0)
-        if events & select.POLLIN:
-            self.printed += _read(self.master)
-        elif events & select.POLLHUP and len(self.printed) < FULL:
-            # No process holds the other side, and all of it was read, which was asked for.
-            self._let_go()
-            return
+        if events & (select.POLLIN | select.POLLHUP):
+            read = _read(self.master)
+            self.printed += read
+            if events & select.POLLHUP and not read:
+                self._let_go()  # no process holds the other side, and all of it was read
+                return
         if self.typed and events & select.POLLOUT:
             self.typed = self.typed[_write(self.master, self.typed) :]
 

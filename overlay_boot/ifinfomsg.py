@@ -60,7 +60,7 @@ class LinkInfo(nla):  # type: ignore[misc]
         return {"veth": Veth, "vlan": Vlan}.get(info.get_attr("IFLA_INFO_KIND"), nla.hex)
 
 
-class Link(nlmsg):  # type: ignore[misc]
+class LinkMessage(nlmsg):  # type: ignore[misc]
     """A link: RTM_NEWLINK, RTM_GETLINK, RTM_DELLINK."""
 
     fields = FIELDS

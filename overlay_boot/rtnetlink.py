@@ -50,10 +50,10 @@ def load() -> type[Any]:
         package.__path__ = list(spec.submodule_search_locations)
         sys.modules["pyroute2"] = package
     gc.disable()  # nothing of an import is garbage, and looking for it takes a tenth of the time
-    from overlay_boot.ifinfomsg import Link
+    from overlay_boot.ifinfomsg import LinkMessage
 
     gc.enable()
-    return Link
+    return LinkMessage
 
 
 class Rtnetlink:

@@ -41,32 +41,16 @@ def test_much_is_typed_while_it_is_echoed(subhost: Subhost, echo: str) -> None:
         assert len(result["screen"]) > 1.9 * 1.1 * count
 
 
-SLOW = """
-import os, pty, sys, time
-pid, terminal = pty.fork()
-if pid == 0:
-    os.execvp(sys.argv[1], sys.argv[1:])
-time.sleep(1)
-while True:
-    try:
-        got = os.read(terminal, 4096)
-    except OSError:
-        break
-    os.write(1, got)
-"""
-
-
 @clause("go-relay")
 @pytest.mark.parametrize("count", [85_000, 140_000, 190_000])
 def test_a_terminal_that_is_slow_gets_all(subhost: Subhost, count: int) -> None:
     """What a command has printed comes out to the last byte, though the command has ended before
     the terminal takes the first."""
     subhost.boot()
-    script = f"head -c {count} /dev/zero | tr '\\0' x; echo END"
-    done = subhost.on_host(
-        f"python3 -c {shlex.quote(SLOW)} overlay-go {subhost.name} sh -c {shlex.quote(script)}"
-    )
-    assert done.out == "x" * count + "END\r\n", (len(done.out), done.out[-20:])
+    inside = f"head -c {count} /dev/zero | tr '\\0' x; echo END"
+    command = f"overlay-go {subhost.name} sh -c {shlex.quote(inside)}"
+    screen = fulfilled(drive(subhost, command, ["wait", 1], ["end", 30]))["screen"]
+    assert screen == "x" * count + "END\r\n", (len(screen), screen[-20:])
 
 
 @clause("go-relay")

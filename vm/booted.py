@@ -38,10 +38,10 @@ class Qemu(Provider):
 
     def up(self, wanted: Wanted, say: Say) -> Machine:
         """See Provider.up."""
+        if not shutil.which(PROGRAM):
+            raise HostError("QEMU is missing: apt-get install qemu-system-x86 qemu-utils")
         folders.sweep()
         source = image.build(wanted.suite, wanted.flavour, say=say)
-        if not shutil.which(PROGRAM):
-            raise HostError("QEMU is missing: make vm-setup")
         made = shape(source, accelerator(source, say=say), wanted.init)
         if not wanted.cold:
             try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 from vm import booted, folders, image
@@ -38,7 +37,9 @@ def items() -> Iterator[Item]:
         keep, used = one.folder.name.startswith(stems), folders.in_use(one.lock)
         yield item("image", one.folder, keep, used, inner="*")
         made = sorted(one.folder.glob("booted-*"))
-        ways = product(("kvm", "tcg"), INITS if made else ())  # to tell needs QEMU's version
+        ways = [
+            (a, i) for a in ("kvm", "tcg") for i in INITS if made
+        ]  # each asks QEMU its version
         states = [booted.kept(one, booted.shape(one, *way)) for way in ways]
         for path in made:
             yield item("state", path, keep and path in states, used)

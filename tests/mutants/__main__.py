@@ -120,7 +120,8 @@ def build(root: Path, fault: Fault) -> Path:
 
 
 def run(tests: list[str], implementation: Path, target: str) -> dict[str, str]:
-    """The verdict of each test, with its reason where it has one. Raises MutantError where the run itself fails."""
+    """The verdict of each test, with its reason where it has one. Raises MutantError where the
+    run itself fails."""
     results = implementation.parent / "results.json"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
     command += [f"--implementation={implementation}", f"--target={target}"]

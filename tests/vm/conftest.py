@@ -14,12 +14,18 @@ from urllib.parse import quote
 import pytest
 
 import vm
-from vm import booted, cli, folders, image
+from vm import booted, cli, folders, image, processes
 from vm.channel import Channel
 from vm.machine import Input, Machine, Result, Sink
 from vm.recipe import AGENT
 
 SUITE = os.environ.get("SUITE", "trixie")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ends_in_order() -> None:
+    """SIGTERM and SIGHUP end the tests as Ctrl-C does, and so their machines."""
+    processes.end_in_order()
 
 
 @pytest.fixture

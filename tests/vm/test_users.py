@@ -13,6 +13,7 @@ import pytest
 
 from tests.vm.conftest import SUITE, leftovers, shared
 from vm import folders, image
+from vm.shape import PROGRAM
 
 ROOT = Path(__file__).parents[2]
 UID = 54321
@@ -33,7 +34,7 @@ def tree() -> Iterator[Path]:
         try:
             (folder / "own").mkdir()
             (folder / "tools").mkdir()
-            for tool in image.TOOLS:  # for a machine that has not had make vm-setup
+            for tool in (PROGRAM, *image.TOOLS):  # for a machine that has not had make vm-setup
                 (folder / "tools" / tool).write_text("#!/bin/sh\n")
                 (folder / "tools" / tool).chmod(0o755)
             os.chown(folder / "own", UID, UID)
