@@ -8,6 +8,7 @@ the kernel takes as text is encoded as file names are. See the man page of secti
 from __future__ import annotations
 
 import _ctypes
+import errno
 import fcntl
 import os
 import sys
@@ -236,15 +237,19 @@ def loopback_up() -> None:
 def open_in_root(root: int, path: str, flags: int, links: bool = True, more: int = 0) -> int:
     """openat2(2): open path as if the directory root were "/", symbolic links and ".." included;
     without links none is followed, and one on the way is an error. `more` is RESOLVE_CACHED for a
-    path that is not to be waited for."""
+    path that is not to be waited for. What is renamed meanwhile, be it elsewhere, makes the kernel
+    refuse, and is no reason to give up (openat2(2), EAGAIN)."""
     resolve = _RESOLVE_IN_ROOT | (_RESOLVE_NO_MAGICLINKS if links else _RESOLVE_NO_SYMLINKS) | more
     fields = (flags | os.O_CLOEXEC, 0, resolve)  # struct open_how
     how = b"".join(field.to_bytes(8, sys.byteorder) for field in fields)
-    result = _libc.syscall(
-        _Long(_SYS_OPENAT2),
-        root,
-        os.fsencode(path),
-        how,
-        _ULong(len(how)),
-    )
+    for _ in range(100):
+        result = _libc.syscall(
+            _Long(_SYS_OPENAT2),
+            root,
+            os.fsencode(path),
+            how,
+            _ULong(len(how)),
+        )
+        if result != -1 or _ctypes.get_errno() not in (errno.EAGAIN, errno.EXDEV):
+            break
     return _check(result, "openat2", path)

@@ -76,7 +76,7 @@ class Made:
                 here = "/".join(parts[:count])
                 try:
                     os.close(open_in_root(root, here, os.O_PATH | os.O_NOFOLLOW, links=False))
-                except OSError:
+                except (FileNotFoundError, NotADirectoryError):
                     os.write(self.file, os.fsencode(here) + b"\0")
         finally:
             os.close(root)

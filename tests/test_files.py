@@ -2,12 +2,14 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from overlay_boot import REAPER
-from overlay_boot.tree import Tree
+from overlay_boot.linux import open_in_root
+from overlay_boot.tree import Made, Tree
 
 from .conftest import Subhost, run, tree
 
@@ -156,3 +158,31 @@ def test_only_a_text_is_read(tmp_path: Path, odd: str) -> None:
     }[odd]()
     with Tree(str(tmp_path)) as root:
         assert root.read("hosts") == b""
+
+
+def test_renames_meanwhile_are_no_reason_to_give_up(tmp_path: Path) -> None:
+    """The kernel refuses what it cannot tell to be inside the root, because of any rename. That a
+    boot had made what was there already, and so removes it when it fails, may not follow either."""
+    (tmp_path / "root/dev").mkdir(parents=True)
+    (tmp_path / "root/link").symlink_to("../dev")
+    (tmp_path / "other").symlink_to("/nowhere")
+    swap = f"""
+import ctypes
+libc = ctypes.CDLL(None)
+while not libc.renameat2(-100, b"{tmp_path}/root/dev", -100, b"{tmp_path}/other", 2):
+    pass"""
+    swapper = subprocess.Popen([sys.executable, "-c", swap])
+    made = Made(str(tmp_path / "root"))
+    root = os.open(tmp_path / "root", os.O_PATH)
+    try:
+        while not (tmp_path / "other").is_dir():
+            pass
+        for _ in range(5000):
+            os.close(open_in_root(root, "../link", os.O_PATH | os.O_NOFOLLOW))
+            made.note("/dev")
+        assert swapper.poll() is None
+        assert os.fstat(made.file).st_size == 0
+    finally:
+        swapper.kill()
+        swapper.wait()
+        os.close(root)
