@@ -91,9 +91,9 @@ deb-check: vm-setup ## lintian, blhc, piuparts, machine start, takeover
 	$(SUDO) $(BIN)/python -m tests.debian
 	$(BIN)/python -m pytest tests/vm/test_machine_start.py tests/vm/test_takeover.py -m vm $(ARGS)
 
-# On this tree, or DEB: a file, or the name of a package of SUITE. PROVIDER=vagrant has one machine for
-# all tests, since its snapshots are slow.
-TARGET = vm://$(SUITE)?provider=$(PROVIDER)&flavour=mta$(if $(filter vagrant,$(PROVIDER)),&fresh=no)
+# On this tree, or DEB: a file, or the name of a package of SUITE. As many machines run at a time as there
+# are processors, so each has one. PROVIDER=vagrant has one machine for all tests: its snapshots are slow.
+TARGET = vm://$(SUITE)?provider=$(PROVIDER)&flavour=mta&$(if $(filter vagrant,$(PROVIDER)),fresh=no,cpus=1)
 vm-test: vm-setup ## the spec in machines of SUITE, on this tree or DEB
 	@exec tools/with-build '$(DEB)' $(SUITE) $(RUN) --target '$(TARGET)' --implementation {} $(if $(PAGE),--page $(PAGE)) $(ARGS)
 vm-services: vm-setup ## real services in subhosts, in a machine of SUITE

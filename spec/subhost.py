@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from spec import waiting
-from spec.targets import NoAnswer, Result, Target, TargetError
+from spec.targets import NoAnswer, Result, Target
 from spec.waiting import PID1
 
 ROOT = "/opt/subhost"
@@ -54,17 +54,21 @@ class Subhost:
         self.note = note
         self.named = [name]  # whatever names it runs under
         self.pids: set[int] = set()  # each pid 1 that was seen
-        self.started = waiting.clock(target)
+        make = f"mkdir {self.folder} && cd {self.folder} && mkdir root work live"
         note(f"# sh {here(MAKE_TINY.lstrip())}")
-        self.prepare_host(f"mkdir {self.folder} && cd {self.folder} && mkdir root work live")
+        note(f"# {make}")
+        self.started = waiting.clock(target, then=make)
 
     def on_host(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
         """Run a command on the main host, noted for whoever wants to reproduce the test.
 
         Status 124 where it has come to rest without an end; NoAnswer where it only takes long.
         """
-        self.note(f"# {command.strip()}" + (f" {here(input)}" if input else ""))
+        self._note_command(command, input)
         return self.watched(command, timeout=timeout, input=input)
+
+    def _note_command(self, command: str, input: str) -> None:
+        self.note(f"# {command.strip()}" + (f" {here(input)}" if input else ""))
 
     def watched(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
         """`on_host`, without a note of it."""
@@ -76,10 +80,8 @@ class Subhost:
 
     def prepare_host(self, command: str, *, timeout: float = 30, input: str = "") -> str:
         """Run on the main host what the test itself needs; its output. TargetError if it fails."""
-        done = self.on_host(command, timeout=timeout, input=input)
-        if done.status:
-            raise TargetError(str(done))
-        return done.out
+        self._note_command(command, input)
+        return self.target.succeed(command, timeout=timeout, input=input)
 
     @property
     def host(self) -> Any:
@@ -154,7 +156,7 @@ class Subhost:
 
     @property
     def _reaps(self) -> str:
-        return f'[ "$(cat /proc/$(pid1 {self.quoted})/comm)" = .reaper ]'
+        return f'read -r comm < /proc/$(pid1 {self.quoted})/comm && [ "$comm" = .reaper ]'
 
     def namespace(self, kind: str, *, main_host: bool = False) -> str:
         """Which namespace of a kind (mnt, net...) its pid 1 has, or what runs on the main host."""

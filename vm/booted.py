@@ -6,14 +6,16 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from vm import folders, image, recipe
 from vm.errors import HostError, MachineError, VmError
 from vm.image import Image
 from vm.machine import Machine
-from vm.options import Provider, Wanted
+from vm.options import CPUS, INITS, Provider, Wanted
 from vm.processes import Say
 from vm.qemu import Frozen, QemuMachine
 from vm.shape import PROGRAM, Shape
@@ -34,7 +36,7 @@ SHORTAGE = r"(?i)no space left|cannot allocate|not done after"
 class Qemu(Provider):
     """Machines in QEMU processes of this user, restored from the state after a boot."""
 
-    can = frozenset({"init", "network", "cold", "detached"})
+    can = frozenset({"init", "cpus", "network", "cold", "detached"})
 
     def up(self, wanted: Wanted, say: Say) -> Machine:
         """See Provider.up."""
@@ -42,7 +44,7 @@ class Qemu(Provider):
             raise HostError("QEMU is missing: apt-get install qemu-system-x86 qemu-utils")
         folders.sweep()
         source = image.build(wanted.suite, wanted.flavour, say=say)
-        made = shape(source, accelerator(source, say=say), wanted.init)
+        made = shape(source, accelerator(source, say=say), wanted.init, int(wanted.cpus))
         if not wanted.cold:
             try:
                 return _restored(source, made, wanted, say)
@@ -78,12 +80,18 @@ def _restored(source: Image, made: Shape, wanted: Wanted, say: Say) -> Machine:
     return start(booted(source, made, say=say))
 
 
-def shape(source: Image, accelerator: str, init: str) -> Shape:
-    """What machines of an image are made of here."""
-    cpus = min(2, os.cpu_count() or 1)
+def shape(source: Image, accelerator: str, init: str, cpus: int = 2) -> Shape:
+    """What machines of an image are made of here, with no more processors than there are."""
+    cpus = min(cpus, os.cpu_count() or 1)
     flavour = source.folder.name.split("-")[1]  # as Recipe.stem has it: the image may be damaged
     memory = recipe.MEMORY.get(flavour, 512)
     return Shape(str(source.kernel), str(source.initrd), accelerator, memory, cpus, init)
+
+
+def shapes(source: Image) -> Iterator[Shape]:
+    """All that a state of an image can have been kept in here."""
+    for accelerator, init, cpus in product(("kvm", "tcg"), INITS, CPUS):
+        yield shape(source, accelerator, init, int(cpus))
 
 
 def kept(source: Image, made: Shape) -> Path:
@@ -140,7 +148,7 @@ def accelerator(source: Image, *, say: Say = print) -> str:
     elif verdict.exists():
         why = verdict.read_text()
     else:
-        made = replace(shape(source, "kvm", "small"), cpus=1)
+        made = shape(source, "kvm", "small", 1)
         why, shortage = "", False
         try:
             QemuMachine.boot(source, made, "probe", timeout=10).close()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vm import booted, folders, image
-from vm.options import INITS
 from vm.processes import Say
 from vm.recipe import FLAVOURS, SUITES, plan
 
@@ -37,10 +36,8 @@ def items() -> Iterator[Item]:
         keep, used = one.folder.name.startswith(stems), folders.in_use(one.lock)
         yield item("image", one.folder, keep, used, inner="*")
         made = sorted(one.folder.glob("booted-*"))
-        ways = [
-            (a, i) for a in ("kvm", "tcg") for i in INITS if made
-        ]  # each asks QEMU its version
-        states = [booted.kept(one, booted.shape(one, *way)) for way in ways]
+        shapes = list(booted.shapes(one)) if made else []  # which asks QEMU its version
+        states = [booted.kept(one, shape) for shape in shapes]
         for path in made:
             yield item("state", path, keep and path in states, used)
     for path in sorted(cache.glob("images/*.log")):

@@ -250,7 +250,7 @@ def parser() -> argparse.ArgumentParser:
 
     add("build", build, "suite").add_argument("--fresh", action="store_true", help="build anew")
     command = add("up", up, "suite", "json")
-    add_options(command.add_argument, "init", "network", "cold")
+    add_options(command.add_argument, "init", "cpus", "network", "cold")
     command.add_argument("--install", type=Path, metavar="DEB|DIR", help="put this into it")
     command = add("ssh", ssh)
     command.add_argument("name")

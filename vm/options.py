@@ -43,6 +43,7 @@ class Provider(ABC):
 #: Where the class of each provider is. Only the one that is used gets imported.
 PROVIDERS = {"qemu": "vm.booted:Qemu", "vagrant": "vm.vagrant:Vagrant"}
 INITS = ("systemd", "small")
+CPUS = ("1", "2")
 YES = {"yes": True, "no": False}
 
 
@@ -62,6 +63,7 @@ class Wanted:
     flavour: str = _option("plain", "packages beside the plain ones", recipe.FLAVOURS)
     provider: str = _option("qemu", "what runs the machine", PROVIDERS)
     init: str = _option("systemd", "small: a script, which boots faster", INITS, ability=True)
+    cpus: str = _option("2", "virtual processors", CPUS, ability=True)
     network: bool = _option(False, "reach what this machine reaches", ability=True)
     cold: bool = _option(False, "boot, restore no kept state", ability=True)
     detached: bool = _option(False, "outlive the command", ability=True, url=False)

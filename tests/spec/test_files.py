@@ -14,7 +14,7 @@ from spec.reporter import write
 from tests.conftest import needs_root
 from tests.spec.test_report import outcome, results_of
 
-VM = "vm://trixie?provider=qemu&flavour=mta"
+VM = "vm://trixie?provider=qemu&flavour=mta&cpus=1"
 
 
 @pytest.mark.parametrize(
