@@ -63,16 +63,33 @@ def is_null(path: str) -> bool:
         return False
 
 
-def leave_chroot() -> None:
-    """Take the root of the mount namespace for one's own, and stay in the current folder. They differ
-    in a chroot(2), where pivot_root(2) would leave the first one to whoever enters (pid1-chroot)."""
-    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def take_root() -> None:
+    """Take the root of the mount namespace for one's own, and for the current folder: they differ in
+    a chroot(2)."""
     namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     setns(namespace, CLONE_NEWNS)
-    # What is around a chroot may still propagate, and its end would then be the main host's, too.
-    mount("", "/", flags=MS_PRIVATE | MS_REC)
-    os.fchdir(here)
     os.close(namespace)
+
+
+def make_mounts_private() -> None:
+    """Let no mount propagate to the main host any more, nor from there: also none of those around a
+    chroot(2), whose root need not be a mount."""
+    kept = [os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in ("/", ".")]
+    take_root()
+    mount("", "/", flags=MS_REC | MS_PRIVATE)
+    os.fchdir(kept[0])
+    os.chroot(".")
+    os.fchdir(kept[1])
+    for folder in kept:
+        os.close(folder)
+
+
+def leave_chroot() -> None:
+    """`take_root`, but stay in the current folder: pivot_root(2) would leave the namespace's root to
+    whoever enters (pid1-chroot)."""
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    take_root()
+    os.fchdir(here)
     os.close(here)
 
 
@@ -154,8 +171,7 @@ class Builder:
     def _make_namespaces(self) -> None:
         # The cgroup and user namespaces stay the main host's (ns-shared).
         unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
-        # From now on no mount propagates to the main host, nor from there (mounts-private).
-        mount("", "/", flags=MS_REC | MS_PRIVATE)
+        make_mounts_private()
         sethostname(self.subhost.name)
         loopback_up()
 

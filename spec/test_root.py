@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from spec.clauses import clause
 from spec.subhost import TINY, Subhost
 
@@ -151,13 +153,27 @@ def test_no_path_leads_back_to_the_main_host(subhost: Subhost) -> None:
     assert {*ids} == {*bottom} == {*root} and len(root) == 1
 
 
+WORLDS = {
+    "a mount": "mount --rbind / {0} && mount --make-rprivate {0}",
+    "a folder": """set -e
+        for there in /*; do
+            world={0}$there
+            if [ -L $there ]; then cp -a $there $world; continue; fi
+            [ -d $there ] || continue
+            mkdir $world && mount --rbind $there $world && mount --make-rprivate $world
+        done""",
+}
+
+
 @clause("pid1-chroot")
-def test_what_is_around_a_chroot_is_not_reached(subhost: Subhost) -> None:
-    """Where overlay-boot and overlay-go run in a chroot(2), neither a command of overlay-go nor a
-    process that enters the mount namespace of pid 1 from inside comes to what is around that."""
+@pytest.mark.parametrize("kind", WORLDS)
+def test_what_is_around_a_chroot_is_not_reached(subhost: Subhost, kind: str) -> None:
+    """Where overlay-boot and overlay-go run in a chroot(2), be its root a mount or not, neither a
+    command of overlay-go nor a process that enters the mount namespace of pid 1 from inside comes
+    to what is around that."""
     world = f"{subhost.folder}/world"
-    subhost.prepare_host(f"mkdir {world} && mount --rbind / {world} && touch {world}/../root/own")
-    subhost.prepare_host(f"mount --make-rprivate {world}")
+    subhost.prepare_host(f"mkdir {world} && touch {world}/../root/own")
+    subhost.prepare_host(WORLDS[kind].format(world))
     subhost.write()
     inside = f"chroot {world} overlay-go {subhost.name}"
     done = subhost.on_host(f"chroot {world} overlay-boot {subhost.conf} < /dev/null")
