@@ -288,7 +288,8 @@ class Here(Process):
             raise TargetError(f"the sandbox cannot be made: {' '.join(said)}")
         children = Path(f"/proc/{self.sandbox.pid}/task/{self.sandbox.pid}/children")
         self.enter = ["nsenter", "--target", children.read_text().split()[0]]
-        self.enter += ["--mount", "--net", "--ipc", "--uts", "--pid", "--wd=/"]
+        # With its root: in a chroot(2) the mount namespace's is that of the machine around it.
+        self.enter += ["--mount", "--root", "--net", "--ipc", "--uts", "--pid", "--wd=/"]
 
     def argv(self, command: str) -> list[str]:
         if self.sandbox.poll() is not None:

@@ -15,6 +15,15 @@ from spec.targets import Here, Host, NoAnswer, Ssh, TargetError
 from tests.conftest import needs_root
 
 NUMBER = 10**6 + os.getpid()  # of seconds: no other run's sleep has it
+ROOT = Path(__file__).parents[2]
+AROUND = """
+mkdir "$1/world"
+mount --rbind / "$1/world"
+mount --make-rprivate "$1/world"
+mount --bind "$1/name" "$1/world/etc/hostname"
+cd "$2"
+PYTHONPATH=$2 exec chroot "$1/world" "$3" "$1/look.py"
+"""
 
 
 def ends(command: str) -> bool:
@@ -96,3 +105,24 @@ def test_the_sandbox_has_its_own_folders_and_ends_with_its_processes() -> None:
     assert not Path("/run/own").exists() and not Path("/opt/own").exists()
     assert ends(f"^sleep {NUMBER}")
     shutil.rmtree(folder)
+
+
+@needs_root
+def test_the_sandbox_in_a_chroot_is_not_of_the_machine_around_that(tmp_path: Path) -> None:
+    """Neither for commands nor for what they make."""
+    (tmp_path / "name").write_text("in the chroot\n")
+    (tmp_path / "look.py").write_text(
+        "from pathlib import Path\n"
+        "from spec.targets import Here\n"
+        f"target = Here([Path({str(tmp_path)!r})])\n"
+        "print(target.succeed('cat /etc/hostname; echo > /opt/own; ls -A /opt'))\n"
+        "target.close()\n"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", AROUND, "sh", tmp_path, ROOT, sys.executable],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("in the chroot\nown\nsubhost\n\n", "")
+    assert not Path("/opt/own").exists()
