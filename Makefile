@@ -99,6 +99,7 @@ vm-test: vm-setup ## the spec in machines of SUITE, on this tree or DEB
 vm-services: vm-setup ## real services in subhosts, in a machine of SUITE
 	@exec tools/with-build '$(DEB)' $(SUITE) env DEB={} SUITE=$(SUITE) $(BIN)/python -m pytest tests/vm/test_services.py -m vm $(ARGS)
 vm-selftest: vm-setup ## the harness' own tests on real machines, some minutes
+	@$(call install,autopkgtest)
 	@$(BIN)/python -m pytest tests/vm -m vm --ignore tests/vm/test_services.py $(ARGS)
 box: vm-setup ## an image as a box for Vagrant, in dist/
 	@$(BIN)/python -m vm box $(SUITE)
