@@ -3,8 +3,9 @@
 That time ran out proves nothing of an implementation: the machine may be slow, or busy with
 something else. A promise counts as broken only where the target shows that nobody works on it any
 longer: for most of the time that was given, and over several looks, the processes that were
-started since the test began are the same and sleep, and the kernel has taken down a namespace and
-a cable that were let go later. Otherwise there is no verdict: NoAnswer.
+started since the test began are the same, sleep, and take no processor time, also not by children
+too short-lived to be seen, and the kernel has taken down a namespace and a cable that were let go
+later. Otherwise there is no verdict: NoAnswer.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ pid1() {
 """
 
 # now: hundredths of seconds since the machine was started. at_work TIME: the processes that were
-# started since then, without kernel threads and this shell's own, with "busy" before each that runs
-# or waits for a disk. kernel_done: whether the kernel has come to the end of what was let go before.
+# started since then, without kernel threads and this shell's own; then the hundredths of seconds that
+# they have taken, with all children that they have waited for, and how many of them run or wait for a
+# disk. kernel_done: whether the kernel has come to the end of what was let go before.
 _TOOLS = r"""
 now() { read -r now rest < /proc/uptime; now=${now%.*}${now#*.}; }
 at_work() {
@@ -42,12 +44,15 @@ at_work() {
         pid = $1; name = $0; sub(/^[0-9]+ /, "", name); sub(/\) [^)]*$/, ")", name); sub(/^.*\) /, "")
         order[NR] = pid; parent[pid] = $2; begun[pid] = $20
         kernel = int($7 / 2097152) % 2
-        seen[pid] = kernel ? "" : ($1 ~ /[RD]/ ? "busy " : "") $1 " " pid " " $20 " " name
+        seen[pid] = kernel ? "" : $1 " " pid " " $20 " " name
+        busy[pid] = $1 ~ /[RD]/; taken[pid] = $12 + $13 + $14 + $15
     } END { for (i = 1; i <= NR; i++) {
         pid = order[i]
         for (up = pid; up in parent && up != me; up = parent[up]);
-        if (up != me && seen[pid] && begun[pid] >= since) print seen[pid]
-    } }'
+        if (up != me && seen[pid] && begun[pid] >= since) {
+            print seen[pid]; all += taken[pid]; working += busy[pid]
+        }
+    } print "taken", all + 0, working + 0 }'
 }
 kernel_done() {
     ip netns add "spec$$" && ip link add "s$$h" type veth peer name "s$$n" netns "spec$$"
@@ -60,19 +65,24 @@ kernel_done() {
 """
 
 _LOOP = r"""
-now; first=$now looks=0 busy=0 seen=none since=$now look=
+restart() {{ looks=0 since=$now before=$taken; }}
+now; first=$now busy=0 seen=none look= taken=0; restart
 until {{ {condition}
 }} 2>/dev/null; do
     now
     if [ $((now - first)) -ge {eager} ]; then
         look=$(at_work {started})
-        case $look in
-            *busy*)  # once is no more than a look around of something that waits itself
-                busy=$((busy + 1))
-                [ $busy -lt 2 ] || looks=0 since=$now ;;
-            "$seen") busy=0 looks=$((looks + 1)) ;;
-            *) busy=0 looks=0 since=$now seen=$look ;;
-        esac
+        taken=${{look##*taken }} working=${{taken#* }} taken=${{taken% *}} more=$((taken - before))
+        if [ $working != 0 ]; then  # once is no more than a look around of something that waits itself
+            busy=$((busy + 1))
+            [ $busy -lt 2 ] || restart
+        else
+            busy=0
+            [ "${{look%taken *}}" = "$seen" ] || restart
+            looks=$((looks + 1)) seen=${{look%taken *}}
+        fi
+        # A twentieth of the time is work, though none of it was seen.
+        if [ $more -gt 2 ] && [ $((more * 20)) -gt $((now - since)) ]; then restart; fi
         if [ $looks -ge {looks} ] && [ $((now - since)) -ge {rest} ]; then
             kernel_done $((first + 2 * {limit})) || {{ echo "the kernel takes down namespaces"; exit 8; }}
             {{ {condition}

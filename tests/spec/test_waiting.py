@@ -95,3 +95,20 @@ def test_a_limit_in_time_is_a_verdict_only_on_a_machine_as_fast_as_before(
     monkeypatch.setattr(waiting, "measure", lambda _: 2 * subhost.target.pace)
     with pytest.raises(NoAnswer, match="should have taken 2 s"):
         subhost.in_time(3, 2)
+
+
+def test_work_of_children_that_are_never_seen_counts(subhost: Subhost) -> None:
+    """On a slow machine with one processor a look may meet nothing but parents that wait."""
+    subhost.prepare_host("mkfifo /tmp/begin /tmp/done")
+    work = "i=0; while [ $i -lt 300 ]; do /bin/true; i=$((i + 1)); done"
+    subhost.target.run(
+        f"(read -r x; {work}; echo > /tmp/done; sleep 999) > /dev/null 2>&1 < /tmp/begin &"
+    )
+    looks = subhost.target.succeed(
+        f"{waiting._TOOLS}\nexec 3> /tmp/begin; sleep 0.2; at_work {subhost.started} > /tmp/1\n"
+        f"echo >&3; read -r x < /tmp/done; sleep 0.2; at_work {subhost.started} > /tmp/2\n"
+        "grep taken /tmp/1 /tmp/2"
+    )
+    before, after = (line.split() for line in looks.splitlines())
+    assert before[2] == after[2] == "0", "nothing is seen at work"
+    assert int(after[1]) >= int(before[1]) + 10
