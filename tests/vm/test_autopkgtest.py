@@ -31,5 +31,6 @@ def test_the_light_test_passes_as_a_user(own_run: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, timeout=LIMIT * 4, cwd=tmp_path
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    # 8: all is well, but what passed is superficial.
+    assert done.returncode == 8, done.stdout[-3000:] + done.stderr[-3000:]
     assert (tmp_path / "out/summary").read_text().split()[:2] == ["light", "PASS"]
