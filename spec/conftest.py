@@ -17,7 +17,8 @@ from spec.installed import install
 from spec.leftovers import Seen, difference, look
 from spec.plugin import describe, judge_run, precondition, record_evidence
 from spec.subhost import MAKE_TINY, ROOT, TINY, Subhost
-from spec.targets import Here, Host, Ssh, Target, TargetError, Virtual, fresh_each
+from spec.targets import Here, Host, Ssh, Target, TargetError
+from spec.virtual import Virtual, fresh_each
 
 WORKERS = "one machine cannot be shared: -n 1, or no -n, with this target"
 

@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 from spec.clauses import PageError
-from spec.targets import Target, TargetError, Virtual
+from spec.targets import Target, TargetError
+from spec.virtual import Virtual
 
 COMMANDS = tuple(
     f"overlay-{end}" for end in ("boot", "diff", "diskfile", "go", "list", "share", "stop")

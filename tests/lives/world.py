@@ -16,7 +16,8 @@ from typing import Any
 from spec import waiting
 from spec.installed import install
 from spec.subhost import MAKE_TINY, ROOT
-from spec.targets import Here, Host, Result, Ssh, Target, TargetError, Virtual
+from spec.targets import Here, Host, Result, Ssh, Target, TargetError
+from spec.virtual import Virtual
 
 SOURCE = Path(__file__).parents[2]
 SCRATCH = "/tmp/lives"

