@@ -187,14 +187,13 @@ class Stage(RuleBasedStateMachine):
 
     def expected(self, life: Life) -> int:
         """The status of a boot."""
-        if life.file.mistake:
-            return 2
         links = life.file.links(life.named)
+        if life.file.mistake or ("br0" in links.values() and not self.bridge):
+            return 2
         if (
             life.running
             or life.log != "file"
             or life.name == "foreign"
-            or ("br0" in links.values() and not self.bridge)
             or self.foreign & set(links)
         ):
             return 1
