@@ -46,7 +46,7 @@ lint: setup ## ruff, mypy, gcc's analyzer, and clang's where that is
 	tools/analyze overlay_boot/*.c
 
 test: lint test-setup ## lint, unit tests, boots, and the spec on this machine
-	@$(SUDO) $(BIN)/python -m pytest -p no:cacheprovider tests
+	@$(SUDO) $(BIN)/python -m pytest -p no:cacheprovider -n $(WORKERS) --dist worksteal tests
 	$(BIN)/python -m spec check
 	$(MAKE) --no-print-directory spec
 

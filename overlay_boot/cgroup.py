@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from overlay_boot import lines_of
 from overlay_boot.waiting import Deadline, Waiter
 
 MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # the second where v1 is mounted as well
+# What the kernel says of a cgroup or process that has gone, be it while its file is open, and of a
+# threaded cgroup, whose processes are told of by the one above it (cgroups(7)).
+NOTHING = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EOPNOTSUPP)
 
 
 def _of(pid: int | str) -> str:
@@ -80,11 +84,13 @@ def used(cgroup: str) -> dict[str, float | None]:
 
 
 def _lines(path: str) -> list[str]:
-    """The lines of a file of the kernel's; none where what it tells of has ended."""
+    """The lines of a file of the kernel's; none where there is nothing that it could tell of."""
     try:
         return lines_of(path)[:-1]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+    except OSError as error:
+        if error.errno in NOTHING:
+            return []
+        raise
 
 
 def remove(cgroup: str) -> None:

@@ -9,11 +9,12 @@ a zero byte, and a last one that shows that all of them are there.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 
-from overlay_boot import OverlayBootError, cgroup
+from overlay_boot import OverlayBootError, cgroup, lines_of
 from overlay_boot.processes import name_of, open_process, start_time
 
 TYPE_CHECKING = False
@@ -72,8 +73,15 @@ class Link:
         return cls(name, int(index), int(peer))
 
     def exists(self) -> bool:
-        """Whether the interface is there."""
-        return interface_name(self.index) == self.name
+        """Whether the interface is there. On its way out it loses its index and its name some
+        time before it is gone from /sys, where there is no more to read of it."""
+        if interface_name(self.index) == self.name:
+            return True
+        try:
+            lines_of(f"/sys/class/net/{self.name}/ifindex")
+        except OSError as error:
+            return error.errno == errno.EINVAL
+        return False  # another one has that name
 
 
 class Record:
@@ -171,9 +179,11 @@ class Record:
         head, _, body = os.fsdecode(_read(self.fd)).partition("\n")
         try:
             pid, started, entered = map(int, head.split())
-            items = dict(item.split("=", 1) for item in body.split("\0")[:-2])
-            if pid and not body.endswith(f"\0{END}\0"):
+            # Until there is a pid 1 the boot may be writing a longer one over it.
+            whole, end, _ = body.partition(f"\0{END}\0")
+            if pid and not end:
                 raise ValueError
+            items = dict(item.split("=", 1) for item in whole.split("\0") if pid or "=" in item)
             if pid:
                 self.name = items["name"]
                 self.conf = items["conf"]

@@ -364,6 +364,24 @@ def test_list_shows_what_a_subhost_uses(subhost: Subhost) -> None:
     assert found and abs(float(found[1]) - after["memory"] / 2**20) < 1, (line, after)
 
 
+@clause("list-any")
+def test_list_tells_of_a_subhost_with_threaded_cgroups(subhost: Subhost) -> None:
+    """overlay-list shows a subhost in whose cgroup root inside has made a threaded one, of which
+    the kernel tells no processes."""
+    subhost.boot()
+    tree = subhost.inside(
+        "mkdir /g; mount -t cgroup2 none /g && sed -n s/^0:://p /proc/self/cgroup"
+    )
+    if not tree.endswith(f"overlay-{subhost.name}\n"):
+        precondition("the subhost has no cgroup v2 of its own, or can mount none")
+    part = f"/g{tree.strip()}/part"
+    subhost.inside(f"mkdir {part} && echo threaded > {part}/cgroup.type")
+    assert subhost.inside(f"cat {part}/cgroup.procs 2>&1 || :").endswith("not supported\n")
+    row, line = listed(subhost)
+    assert row["processes"] and row["pid"] == subhost.pid1(), (row, line)
+    subhost.stop()
+
+
 @clause("list-usage-unknown")
 def test_list_says_nothing_of_what_nobody_counts(subhost: Subhost) -> None:
     """overlay-list shows "-" for each of the figures of a subhost that was booted where there

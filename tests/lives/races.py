@@ -19,7 +19,7 @@ from .model import Life, Settings, told
 from .stage import BRIDGE
 from .world import World, run, unique
 
-OURS = re.compile(r'File ".*(/overlay_boot/|bin/overlay-)')  # a line of a traceback
+OURS = re.compile(r'File ".*(/overlay_boot/|bin/overlay-).*, line [1-9]')  # of a traceback
 EARLY = "SIGINT before Python had come to a line of the command"
 ENDED = (129, 130, 137, 143)  # of a command that was in a subhost when that was stopped
 
