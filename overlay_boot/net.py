@@ -10,7 +10,7 @@ import os
 
 from overlay_boot import PATH, OverlayBootError, commands, explain, lines_of
 from overlay_boot.cables import Cable, derived_mac
-from overlay_boot.records import Link, interface_index
+from overlay_boot.records import Link, interface_index, interface_name
 from overlay_boot.rtnetlink import Rtnetlink, load
 from overlay_boot.steps import Step
 from overlay_boot.waiting import Waiter
@@ -175,18 +175,32 @@ def _look_up(ip: Rtnetlink, name: str) -> Link:
     return Link(name, found["index"], found.get_attr("IFLA_LINK") or 0)
 
 
+def is_there(link: Link) -> bool:
+    """Whether what has the index of an interface is the one that was made: its other end or carrier
+    is as it was."""
+    with Rtnetlink() as ip:
+        try:
+            return _is(ip, link)
+        except OSError:
+            if interface_name(link.index):
+                raise
+            return False  # it has gone just now
+
+
+def _is(ip: Rtnetlink, link: Link) -> bool:
+    return (ip.get(link.index).get_attr("IFLA_LINK") or 0) == link.peer
+
+
 def delete_links(links: list[Link]) -> None:
-    """Delete those of the interfaces that are there still: by index, and only where that is the
-    one which was made, whose other end or carrier is as it was."""
+    """Delete those of the interfaces that are there still, whatever they are called by now."""
     with Rtnetlink() as ip:
         for link in reversed(links):
             try:
-                found = ip.get(link.index)
-                if (found.get_attr("IFLA_LINK") or 0) == link.peer:
+                if _is(ip, link):
                     ip.delete(link.index)
             except OSError as error:
                 # A cable goes by itself when its namespace does, also just now.
-                if interface_index(link.name) == link.index:
+                if interface_name(link.index):
                     raise OverlayBootError(
                         f"cannot remove {link.name}: {explain(error)}"
                     ) from error

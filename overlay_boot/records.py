@@ -73,15 +73,22 @@ class Link:
         return cls(name, int(index), int(peer))
 
     def exists(self) -> bool:
-        """Whether the interface is there. On its way out it loses its index and its name some
-        time before it is gone from /sys, where there is no more to read of it."""
-        if interface_name(self.index) == self.name:
-            return True
+        """Whether the interface is there, even under another name. On its way out it loses its
+        index and its name some time before it is gone from /sys, where no more is to be read of it."""
+        name = interface_name(self.index)
+        if name:
+            return name == self.name or self._is_renamed()
         try:
             lines_of(f"/sys/class/net/{self.name}/ifindex")
         except OSError as error:
             return error.errno == errno.EINVAL
         return False  # another one has that name
+
+    def _is_renamed(self) -> bool:
+        """Whether what has its index by now is this one, and no other."""
+        from overlay_boot.net import is_there
+
+        return is_there(self)
 
 
 class Record:

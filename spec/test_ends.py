@@ -178,29 +178,34 @@ def test_a_keeper_that_is_lost_is_done_without(subhost: Subhost) -> None:
 
 
 @clause("end-cables")
-@pytest.mark.parametrize("how", ["stop", "by itself"])
+@pytest.mark.parametrize("how", ["stop", "stop without the keeper", "by itself"])
 def test_cables_go_though_the_namespace_is_held(subhost: Subhost, how: str) -> None:
-    """A process of the main host in the network namespace keeps no interface back."""
+    """A process of the main host in the network namespace keeps no interface back, one that was
+    renamed meanwhile neither."""
     subhost.boot("CABLES= = =")
-    pid = subhost.pid1()
+    name, pid = subhost.name, subhost.pid1()
     held = int(
         subhost.on_host(
-            f"ip netns exec {subhost.name} setsid sleep 60 > /dev/null 2>&1 < /dev/null & echo $!"
+            f"ip netns exec {name} setsid sleep 60 > /dev/null 2>&1 < /dev/null & echo $!"
         ).out
     )
     try:
         assert subhost.wait(
             f"[ $(readlink /proc/{held}/ns/net) = $(readlink /proc/{pid}/ns/net) ]"
         )
+        subhost.prepare_host(f"ip link set {name}1 down && ip link set {name}1 name {name}x")
+        if "keeper" in how:
+            subhost.on_host(f"kill -9 {keeper(subhost)}")
         subhost.on_host(
-            f"overlay-stop {subhost.name}"
-            if how == "stop"
-            else f"echo 'echo > /run/dummy_service' | overlay-go {subhost.name}"
+            f"echo 'echo > /run/dummy_service' | overlay-go {name}"
+            if how == "by itself"
+            else f"overlay-stop {name}"
         )
         assert subhost.gone(pid)
+        assert not subhost.host.file(f"/sys/class/net/{name}x").exists
         assert subhost.host.file(f"/proc/{held}").exists
     finally:
-        subhost.on_host(f"kill {held}")
+        subhost.on_host(f"kill {held}; ip link delete {name}x")
 
 
 @clause("files-records-lost")
