@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SERVICE = 90.0  # seconds for each service's stop script, unless told otherwise
 GRACE = 10.0  # seconds after SIGTERM
 STARTING = 7.0  # seconds for the end of a start script that is under way
+TELLING = 5.0  # seconds for sending SIGTERM, before it is tried again
 SETTLE = 10.0  # seconds for the kernel to clear up after the last process
 POWER_OFF = 38  # the signal that systemd takes for that, SIGRTMIN+4 (systemd(1))
 NAMES = 8  # processes that are told by name
@@ -238,29 +239,34 @@ class Stop:
         return None
 
     def _tell_to_end(self) -> bool:
-        """SIGTERM to every process; whether all that pid 1 starts by itself was there to be told."""
-        reaps = name_of(self.record.pid) == ".reaper"
-        if messenger := self._inside("--terminate"):
-            messenger.status_within(2)
-        # For a moment it has that name before it has started dummy_service, and then not.
-        return reaps and name_of(self.record.pid) == ".reaper"
+        """SIGTERM to every process; whether that was sent."""
+        messenger = self._inside("--terminate")
+        return messenger is not None and messenger.status_within(TELLING) == 0
 
     def _terminate(self, process: int) -> None:
-        """SIGTERM to every process; those that do not end within the grace period are named."""
+        """SIGTERM to every process; those that do not end within the grace period are named. It is
+        sent again where it could not be, or where pid 1 may have started dummy_service since: for a
+        moment pid 1 is .reaper before it has, and then not."""
         grace = min(GRACE, self.timeout)
-        all_told = self._tell_to_end()
         deadline = Deadline(grace)
-        while not self._ended(process, deadline.left if all_told else 0.02):
-            if deadline.passed:
+        sent = all_told = False
+        while True:
+            reaps = name_of(self.record.pid) == ".reaper"
+            if (reaps or not sent) and self._tell_to_end():
+                deadline = deadline if sent else Deadline(grace)
+                sent = True
+                all_told = reaps and name_of(self.record.pid) == ".reaper"
+            if self._ended(process, deadline.left if all_told else 0.02):
+                return
+            if all_told or deadline.passed:
                 break
-            if not all_told and name_of(self.record.pid) == ".reaper":
-                all_told = self._tell_to_end()
-        else:
-            return
         left = [name_of(pid) for pid in _processes(self.record.pid)]
         more = f" and {len(left) - NAMES} more" if len(left) > NAMES else ""
         names = ", ".join(map(printable, sorted(filter(None, left))[:NAMES])) + more
-        self._problem(f"{names or 'pid 1'} did not end within {grace:g} s after SIGTERM: killed")
+        how = (
+            f"did not end within {grace:g} s after SIGTERM" if sent else "could not be told to end"
+        )
+        self._problem(f"{names or 'pid 1'} {how}: killed")
 
     def _wait_until_clear(self) -> None:
         """Wait for the keeper, and do its work where it cannot."""
