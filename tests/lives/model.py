@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from spec.subhost import KINDS, ROOT, TINY
@@ -200,6 +201,9 @@ class Life:
         return found if ".reaper" in there else [*found, "/.reaper does not run in it"]
 
 
+MISTAKE = re.compile(r"/[^:]+:[0-9]+: ")
+
+
 def told(result: Result, *statuses: int) -> list[str]:
     """What is wrong with a command's status, and with what it says."""
     found = []
@@ -212,6 +216,12 @@ def told(result: Result, *statuses: int) -> list[str]:
     serious = [line for line in lines if "warning" not in line]
     if result.status == 0 and serious:
         found.append("status 0, and a complaint")
-    if result.status not in (0, 1) and len(serious) != 1 or result.status == 1 and not serious:
+    several = result.status in (
+        1,
+        2,
+    )  # all mistakes of a configuration are told, each with its place
+    if result.status and not serious or len(serious) > 1 and not several:
         found.append(f"{len(serious)} lines for what went wrong")
+    if result.status == 2 and not all(MISTAKE.match(line) for line in serious):
+        found.append("a mistake without its place")
     return [f"{line}: {result}" for line in found]

@@ -62,6 +62,13 @@ FOUND = [
     "A boot of a subhost whose record had been removed by hand took it for another network namespace, and "
     + "advised to delete that.",
     "Ctrl-C in the moment in which overlay-go, -stop, -list or -share is loaded printed a traceback.",
+    "overlay-list ended with `No such device` where a cgroup went just while it was read, and advised to "
+    + "remove a record that a boot was about to write.",
+    "After its keeper had been killed, overlay-stop took a cable that had been renamed for gone: it stayed where a "
+    + "process of the main host was in the network namespace.",
+    "overlay-stop came back while the cables could still be seen in /sys.",
+    "On a machine with ten times as much to do as it had processors SIGTERM was not sent within two seconds, and not "
+    + "again; ten seconds later overlay-stop said that dummy_service had not ended after it.",
 ]
 """What the trials have found in this implementation; each has a test of its own."""
 
@@ -71,6 +78,8 @@ KNOWN = [
     + "sandbox that had been taken down before, is not known; the trial keeps the two apart since.",
     "SIGINT in the first moments of a command, before Python has read a line of it, prints Python's own "
     + "traceback. Nothing has been done by then. Such signals are counted, not judged.",
+    "Where not only overlay-go but the helper that it has started is killed by SIGKILL, and within the first "
+    + "millisecond of that, a command without a terminal runs on inside.",
 ]
 """What they have found, too."""
 

@@ -111,6 +111,8 @@ def test_a_command_that_lies_is_noticed() -> None:
     assert told(Result("x", 0, "", ""), 0) == []
     assert told(Result("x", 0, "", "overlay-stop: warning: no log\n"), 0) == []
     assert told(Result("x", 3, "", "overlay-stop: a is not running\n"), 0, 3) == []
+    assert told(Result("x", 2, "", "/x:4: no bridge\n/x:6: no size\n"), 2) == []
+    assert told(Result("x", 2, "", "/x:4: no bridge\nno size\n"), 2)
     for status, err in [(1, "x: y\n"), (0, "x: y\n"), (3, ""), (3, "x\ny\n"), (3, "Traceback\n")]:
         assert told(Result("x", status, "", err), 0, *([3] if err != "Traceback\n" else []))
 

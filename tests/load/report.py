@@ -70,7 +70,7 @@ KNOWN = [
     "On a machine with ten times as much to do as it had processors, a stop among 500 subhosts once took 1.7 times the "
     + "processor time of one alone: the keeper looks through all processes whether one of the main host is in the "
     + "subhost's network namespace still.",
-    "A clock that jumps is tried in a machine only, for which there was no time yet where the trial has no row above.",
+    "A clock that jumps is tried in a machine only.",
 ]
 """What they have found, too."""
 
