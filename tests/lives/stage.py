@@ -120,6 +120,9 @@ class Stage(RuleBasedStateMachine):
             return run(self.target, *commands, timeout=100)
         except NoAnswer as error:
             raise self.surprise([str(error)]) from error
+        except BaseException:
+            self.failed = True  # nothing is known of what has become of it
+            raise
 
     def do(self, *commands: str, what: str = "put right") -> None:
         """A step of the administrator's own, which always works."""
