@@ -95,10 +95,12 @@ class Recorder:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take in one phase of one test."""
         part: Outcome | None = getattr(report, "spec", None)
+        if part is None and report.failed and report.when not in PHASES:
+            # xdist tells of a worker that died.
+            part = broken(report.nodeid, results.clean(report.longreprtext))
         if part is not None:
             self.take(part)
-        elif report.failed and report.when not in PHASES:  # xdist tells of a worker that died
-            self.take(broken(report.nodeid, results.clean(report.longreprtext)))
+            self.tell(part)
         self.about.update(getattr(report, "spec_about", {}))
         if report.when not in PHASES[:-1]:
             self.ended += 1
@@ -110,6 +112,12 @@ class Recorder:
             merge(self.tests[part["id"]], part)
         else:
             self.tests[part["id"]] = part
+
+    def tell(self, part: Outcome) -> None:
+        """Say at once what went wrong: the end of a run may be half an hour away."""
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        if terminal and part["verdict"] in ("fail", "error") and not part["expected"]:
+            terminal.write_line(f"\n{part['verdict']} {part['id']}: {part['reason']}", red=True)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:

@@ -148,6 +148,10 @@ def test_workers_of_xdist_report_the_same(pytester: pytest.Pytester) -> None:
     assert verdicts(data) == ALL
     assert data["implementation"]["name"] == "toy"
     assert results.surprises(data) == ["netns-name"]
+    at_once, _, _ = done.stdout.str().partition("= FAILURES =")
+    name = "test_workers_of_xdist_report_the_same.py::test_"
+    assert f"\nfail {name}fail: wanted two" in at_once
+    assert f"\nerror {name}error: no disk\n" in at_once
 
 
 WHOLE = """
