@@ -65,8 +65,9 @@ def take_turn(results: Path) -> None:
 
 
 def workers(wanted: str | None, target: str) -> int:
-    """How many tests run at once. `auto`: as many as there are processors, as far as memory goes;
-    one where the target is one machine for all."""
+    """How many tests run at once. `auto`: as many as there are processors, as far as memory goes, and
+    twice as many on this machine, where much of a test is waiting; one where the target is one
+    machine for all."""
     if wanted != "auto":
         return int(wanted or 1)
     url = urlsplit(target)
@@ -78,4 +79,5 @@ def workers(wanted: str | None, target: str) -> int:
         return 1
     found = re.search(r"^MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
     fits = int(found[1]) // PER_WORKER if found else 1
-    return max(1, min(fits, len(os.sched_getaffinity(0))))
+    processors = len(os.sched_getaffinity(0))
+    return max(1, min(fits, processors if url.scheme == "vm" else 2 * processors))

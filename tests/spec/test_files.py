@@ -73,6 +73,7 @@ def test_workers_are_as_many_as_memory_and_processors_allow(
     for kib, number in ((100, 1), (4 * files.PER_WORKER, 4), (99 * files.PER_WORKER, 8)):
         monkeypatch.setattr(Path, "read_text", lambda _, kib=kib: f"MemAvailable:  {kib} kB\n")
         assert files.workers("auto", VM) == number
+    assert files.workers("auto", "here") == 16  # they wait a lot
 
 
 def test_runs_that_make_the_same_files_take_turns(tmp_path: Path) -> None:
