@@ -274,6 +274,11 @@ class Subhost:
             "[ -w /sys/fs/cgroup$own/cgroup.procs ] || [ -w /sys/fs/cgroup/unified$own/cgroup.procs ]; }"
         ).status
 
+    def end_by_itself(self, how: str = "echo > /run/dummy_service") -> None:
+        """Run shell commands in the subhost that end its last process. It may take them along, and
+        overlay-go, before any of these could say that all went well."""
+        self.on_host(f"overlay-go {self.quoted}", input=f"{how}\n")
+
     def crash(self) -> None:
         """Kill its pid 1 and the process on the main host that waits for it, at once."""
         pid = self.pid1()

@@ -196,11 +196,10 @@ def test_cables_go_though_the_namespace_is_held(subhost: Subhost, how: str) -> N
         subhost.prepare_host(f"ip link set {name}1 down && ip link set {name}1 name {name}x")
         if "keeper" in how:
             subhost.on_host(f"kill -9 {keeper(subhost)}")
-        subhost.on_host(
-            f"echo 'echo > /run/dummy_service' | overlay-go {name}"
-            if how == "by itself"
-            else f"overlay-stop {name}"
-        )
+        if how == "by itself":
+            subhost.end_by_itself()
+        else:
+            subhost.on_host(f"overlay-stop {name}")
         assert subhost.gone(pid)
         assert not subhost.host.file(f"/sys/class/net/{name}x").exists
         assert subhost.host.file(f"/proc/{held}").exists

@@ -91,7 +91,7 @@ def test_a_subhost_that_has_ended_starts_again(subhost: Subhost) -> None:
     for _ in range(2):
         subhost.boot("CABLES= =")
         pid = subhost.pid1()
-        subhost.inside("echo > /run/dummy_service")
+        subhost.end_by_itself()
         assert subhost.ended(pid)
     subhost.boot()
     subhost.stop()

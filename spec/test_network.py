@@ -315,5 +315,5 @@ def test_the_name_of_the_namespace_goes_with_the_subhost(subhost: Subhost, how: 
         subhost.stop()
     else:
         assert subhost.runs("dummy_service")
-        subhost.on_host(f"overlay-go {subhost.name}", input="echo > /run/dummy_service\n")
+        subhost.end_by_itself()
     assert subhost.wait(f"[ ! -e {name} ]"), f"{name} is still there though nothing is at work"

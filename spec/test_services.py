@@ -111,7 +111,7 @@ def test_the_reaper_waits_for_the_last_process(subhost: Subhost) -> None:
     pid = subhost.pid1()
     subhost.inside("kill $(cat /pid1)")
     assert not subhost.wait(f"[ ! -e /proc/{pid} ]", 2)
-    subhost.inside("kill $(cat /pid2)")
+    subhost.end_by_itself("kill $(cat /pid2)")
     assert subhost.ended(pid)
 
 
@@ -122,7 +122,7 @@ def test_writing_to_the_pipe_ends_it(subhost: Subhost) -> None:
     pid = subhost.pid1()
     assert subhost.runs("dummy_service")
     assert subhost.inside("[ -p /run/dummy_service ] && echo pipe") == "pipe\n"
-    subhost.on_host(f"overlay-go {subhost.name}", input="echo > /run/dummy_service\n")
+    subhost.end_by_itself()
     assert subhost.ended(pid)
 
 
