@@ -210,9 +210,8 @@ class Stage(RuleBasedStateMachine):
         for result in results:
             problems += told(result, result.status)
             lines = [line for line in result.err.splitlines() if "warning" not in line]
-            problems += (
-                [f"more than a line: {result}"] if len(lines) > 1 and result.status != 2 else []
-            )
+            if result.status == 1 and len(lines) > 1:
+                problems.append(f"more than a line: {result}")
             if life.running and result.status == 1 and "already" not in result.err:
                 problems.append(f"it does not say that it runs: {result}")
         if status == 0:
