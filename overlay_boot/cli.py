@@ -94,6 +94,7 @@ see overlay-diskfile(8).
 
 {STATUSES}"""
 
+LINE = 900  # characters of a message, at most
 HOOK = "A default hook of overlay-boot(8), for other hooks to call."
 
 
@@ -146,9 +147,13 @@ def out(text: str) -> None:
 
 
 def err(text: str) -> None:
-    """Print a line to standard error, if that can be."""
+    """Print a line to standard error, if that can be; of a long one its beginning, which names what
+    it is about, and its end, which tells what to do."""
+    line = printable(text)
+    if len(line) > LINE:
+        line = f"{line[: LINE // 2]}...{line[-LINE // 3 :]}"
     try:
-        os.write(2, os.fsencode(f"{printable(text)}\n"))
+        os.write(2, os.fsencode(f"{line}\n"))
     except OSError:
         pass  # there is nobody left to tell
 

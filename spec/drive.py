@@ -9,7 +9,7 @@ it had to be killed, and "failed", the step that was not fulfilled in time. The 
     ["see", text, seconds]  wait until text is printed, after what was seen before
     ["paste", count]        count bytes in lines, read back at the same time as they are echoed
     ["size", rows, columns] change the window
-    ["kill", signal, name]  a signal to the processes whose command line has the name
+    ["kill", signal, file]  a signal to the process whose pid is in the file
     ["hang up"]             close the terminal
     ["wait", seconds]       do nothing, and read nothing
     ["end", seconds]        wait for the end
@@ -24,7 +24,6 @@ import pty
 import select
 import signal
 import struct
-import subprocess
 import sys
 import termios
 import time
@@ -95,12 +94,13 @@ class Driver:
     def resize(self, rows, columns):
         fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
-    def kill(self, name, what):
-        found = subprocess.run(["pgrep", "-f", what], check=False, capture_output=True, text=True)
-        pids = [int(pid) for pid in found.stdout.split() if int(pid) != os.getpid()]
-        for pid in pids:
-            os.kill(pid, getattr(signal, name))
-        return bool(pids)
+    def kill(self, name, file):
+        try:
+            with open(file) as pid:
+                os.kill(int(pid.read()), getattr(signal, name))
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return True
 
     def hang_up(self):
         os.close(self.terminal)

@@ -230,6 +230,16 @@ class Subhost:
         )
         return trace
 
+    @property
+    def go_pid(self) -> str:
+        """The file on the main host in which `go` leaves the pid of overlay-go."""
+        return f"{self.folder}/go.pid"
+
+    def go(self, command: str) -> str:
+        """Words for a shell of the main host: overlay-go with a command, its pid in `go_pid`."""
+        line = f"echo $$ > {self.go_pid}; exec overlay-go {self.quoted} {command}"
+        return f"sh -c {shlex.quote(line)}"
+
     def parent_of_shell(self) -> str:
         """The parent of overlay-go's shell, as a pid inside; 0 for a process outside."""
         said = self.inside("while read n v; do [ $n != PPid: ] || echo $v; done < /proc/$$/status")

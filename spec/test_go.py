@@ -258,9 +258,9 @@ def test_a_terminal_that_nobody_reads(subhost: Subhost) -> None:
         result = fulfilled(
             drive(
                 subhost,
-                f"exec overlay-go {subhost.name} {command}",
+                f"exec {subhost.go(command)}",
                 ["wait", 2],
-                ["kill", "SIGTERM", f"^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} "],
+                ["kill", "SIGTERM", subhost.go_pid],
                 ["wait", 2],
                 ["end", 10],
             )

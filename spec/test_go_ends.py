@@ -36,18 +36,14 @@ def test_signals_reach_the_command(subhost: Subhost, signal: str, terminal: bool
     back."""
     subhost.boot()
     inside = f"trap 'echo caught; exit 7' {signal}; echo ready; while :; do sleep 0.05; done"
-    command = f"exec overlay-go {subhost.name} sh -c {shlex.quote(inside)}"
+    command = f"exec {subhost.go(f'sh -c {shlex.quote(inside)}')}"
     if terminal:
         result = fulfilled(
             drive(
                 subhost,
                 command,
                 ["see", "ready", 20],
-                [
-                    "kill",
-                    f"SIG{signal}",
-                    f"^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} ",
-                ],
+                ["kill", f"SIG{signal}", subhost.go_pid],
                 ["see", "caught", 10],
                 ["end", 10],
             )
@@ -57,7 +53,7 @@ def test_signals_reach_the_command(subhost: Subhost, signal: str, terminal: bool
     done = subhost.on_host(
         f"""cd {subhost.folder}; (env --default-signal sh -c {shlex.quote(command)} > out 2>&1; echo $? >> out) &
         until grep -q ready out; do sleep 0.05; done
-        pkill -{signal} -f '^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} '; wait; cat out"""
+        kill -{signal} $(cat {subhost.go_pid}); wait; cat out"""
     )
     # Beside that, the shell may tell what became of its sleep.
     assert done.out.startswith("ready\n") and done.out.endswith("caught\n7\n"), done
@@ -77,12 +73,13 @@ def test_timeout_sees_what_it_expects(subhost: Subhost) -> None:
 def test_killed_at_a_terminal_it_leaves_nothing(subhost: Subhost) -> None:
     """After SIGKILL neither the command nor what it started in its group runs on."""
     subhost.boot()
+    command = subhost.go("sh -c 'echo ready; sleep 4322 | sleep 4322; :'")
     fulfilled(
         drive(
             subhost,
-            f"overlay-go {subhost.name} sh -c 'echo ready; sleep 4322 | sleep 4322; :'; echo back",
+            f"{command}; echo back",
             ["see", "ready", 20],
-            ["kill", "SIGKILL", f"^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} "],
+            ["kill", "SIGKILL", subhost.go_pid],
             ["see", "back", 20],
             ["end", 20],
         )
@@ -95,12 +92,10 @@ def test_killed_on_pipes_it_leaves_nothing(subhost: Subhost) -> None:
     """After SIGKILL without a terminal nothing of the command runs on either, even if it
     ignores SIGHUP."""
     subhost.boot()
-    subhost.on_host(
-        f"overlay-go {subhost.name} sh -c 'trap \"\" HUP; sleep 4323 | sleep 4323; :' "
-        "> /dev/null 2>&1 < /dev/null &"
-    )
+    command = subhost.go("sh -c 'trap \"\" HUP; sleep 4323 | sleep 4323; :'")
+    subhost.on_host(f"{command} > /dev/null 2>&1 < /dev/null &")
     assert subhost.wait("pgrep -f '^sleep 432[3]'")
-    subhost.on_host(f"pkill -KILL -f '^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} '")
+    subhost.on_host(f"kill -KILL $(cat {subhost.go_pid})")
     assert subhost.wait("! pgrep -f 'sleep 432[3]'", 10)
 
 
@@ -109,20 +104,19 @@ def test_killed_on_pipes_it_leaves_nothing(subhost: Subhost) -> None:
 def test_the_terminal_is_put_right(subhost: Subhost, end: str) -> None:
     """However the command ends, the terminal's settings are as they were."""
     subhost.boot()
+    raw = "sh -c 'stty raw; echo ready; exec head -n 1'"
     steps: list[list[Any]] = [["see", "ready", 20]]
     if end == "exit":
         steps.append(["type", "x\n"])
     elif end == "INT":
         steps.append(["type", "\x03"])
     else:
-        steps.append(
-            ["kill", f"SIG{end}", f"^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} "]
-        )
+        steps.append(["kill", f"SIG{end}", subhost.go_pid])
     result = fulfilled(
         drive(
             subhost,
             f"stty -a > {subhost.folder}/before; "
-            f"overlay-go {subhost.name} sh -c 'stty raw; echo ready; exec head -n 1'; sleep 1; "
+            f"{subhost.go(raw)}; sleep 1; "
             f"stty -a > {subhost.folder}/after; echo over"
             if end != "INT"
             else f"trap : INT; stty -a > {subhost.folder}/before; "
@@ -202,10 +196,12 @@ def test_the_callers_terminal_is_closed(subhost: Subhost, told: str) -> None:
     itself is told to ignore that signal."""
     subhost.boot()
     ignore = "trap '' HUP; " if told == "not told" else ""
-    command = f"{ignore}exec overlay-go {subhost.name} sh -c 'echo ready; sleep 4324; :'"
+    inside = "trap \"echo told > /told; exit\" HUP; echo ready; sleep 4324 & wait"
+    command = f"{ignore}exec {subhost.go(shlex.join(['sh', '-c', inside]))}"
     fulfilled(drive(subhost, command, ["see", "ready", 20], ["hang up"], ["end", 10]))
+    assert subhost.wait(f"[ -s {subhost.folder}/root/told ]", 10)
     assert subhost.wait("! pgrep -f 'sleep 432[4]'", 10)
-    assert subhost.wait(f"! pgrep -f '[o]verlay-go {subhost.name} '", 10)
+    assert subhost.wait(f"[ ! -e /proc/$(cat {subhost.go_pid}) ]", 10)
 
 
 @clause("go-stop")
@@ -229,9 +225,9 @@ def test_killed_while_the_command_keeps_stopping(subhost: Subhost) -> None:
     subhost.boot()
     drive(
         subhost,
-        f"exec overlay-go {subhost.name} /stops",
+        f"exec {subhost.go('/stops')}",
         ["wait", 1],
-        ["kill", "SIGKILL", f"^[^ ]*python3? (-[^ ]+ )?[^ ]*overlay-go {subhost.name} "],
+        ["kill", "SIGKILL", subhost.go_pid],
         ["end", 5],
     )
     assert subhost.wait("! pgrep -f '[/]stops'", 15)
