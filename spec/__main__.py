@@ -14,6 +14,9 @@ from spec import results
 from spec.clauses import FOLDER, PAGES, PageError, clauses, in_force
 from spec.expectations import known
 from spec.installed import page_of
+from spec.options import OPTIONS, add_options, words
+
+VERDICT = ("expectations", "allow-preconditions")
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -68,32 +71,26 @@ def _coverage(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from spec import files
 
-    # -P: not another suite that is in the current folder.
-    words = [sys.executable, "-P", "-m", "pytest", str(FOLDER), f"--target={options.target}"]
-    words += ["-c", str(FOLDER / "spec.ini"), f"--rootdir={FOLDER.parent}"]
-    words += ["-p", "no:cacheprovider"]  # its folder may be root's
     what = options.deb or options.implementation
-    words += [f"--page={options.page or page_of(what)}"]
+    options.page = options.page or page_of(what)
+    reporter = []
     if options.reports:
         part = bool(options.keyword or options.rest or options.shard)
         stem = files.stem(options.target, what, part=part)
-        options.results = files.folder(options.reports) / f"{stem}.json"
+        options.results = files.folder(options.reports).absolute() / f"{stem}.json"
         files.take_turn(options.results)
-        words += ["-p", "spec.reporter"]
-    for name in ("implementation", "deb", "results", "expectations"):
-        if value := getattr(options, name):
-            words.append(f"--{name}={value.absolute()}")
-    words.append(f"--patience={options.patience}")
-    words += ["--all"] if options.all else []
-    words += [f"--shard={options.shard}"] if options.shard else []
-    words += ["--allow-preconditions"] if options.allow_preconditions else []
-    words += ["-k", options.keyword] if options.keyword else []
+        reporter = ["-p", "spec.reporter"]
+    # -P: not another suite that is in the current folder.
+    command = [sys.executable, "-P", "-m", "pytest", str(FOLDER), *words(options), *reporter]
+    command += ["-c", str(FOLDER / "spec.ini"), f"--rootdir={FOLDER.parent}"]
+    command += ["-p", "no:cacheprovider"]  # its folder may be root's
+    command += ["-k", options.keyword] if options.keyword else []
     number = files.workers(options.number, options.target)
-    words += ["-n", str(number)] if number > 1 else []
+    command += ["-n", str(number)] if number > 1 else []
     sys.stdout.flush()
     path = f"{FOLDER.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
     environment = {"PYTHONPATH": path, "PYTHONUTF8": "1"}  # whatever the locale has no signs for
-    os.execve(sys.executable, words + options.rest, os.environ | environment)
+    os.execve(sys.executable, command + options.rest, os.environ | environment)
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -176,50 +173,25 @@ def _conformance(options: argparse.Namespace) -> int:
     return 0
 
 
-def _add_verdict_options(add: argparse.ArgumentParser) -> None:
-    add.add_argument("--expectations", metavar="FILE", type=Path, help="known failures")
-    add.add_argument("--allow-preconditions", action="store_true", help="see pytest --help")
-
-
-def _add_run_options(add: argparse.ArgumentParser) -> None:
-    add.add_argument("--target", default="here", help="here (default), host, ssh://…, vm://…")
-    what = add.add_mutually_exclusive_group()
-    what.add_argument(
-        "--implementation",
-        metavar="DIR",
-        type=Path,
-        help="folder of the commands; for vm:// a tree to lay over the root, or a .deb",
-    )
-    what.add_argument("--deb", metavar="FILE", type=Path, help="package of the commands")
-    add.add_argument(
-        "--page",
-        choices=PAGES,
-        help="whose promises are in force (default: 1.6 for Debian's own package, else ours)",
-    )
-    add.add_argument(
-        "--all", action="store_true", help="also test what that page does not promise"
-    )
-    add.add_argument("--shard", metavar="I/N", help="only part I of N, of like durations")
-    where = add.add_mutually_exclusive_group()
-    where.add_argument("--results", metavar="FILE", type=Path, help="where to write results.json")
+def _add_run_options(command: argparse.ArgumentParser) -> None:
+    what = command.add_mutually_exclusive_group()
+    where = command.add_mutually_exclusive_group()
+    add_options(what.add_argument, "implementation", "deb")
+    add_options(where.add_argument, "results")
     where.add_argument(
         "--reports",
         metavar="DIR",
         type=Path,
         help="write results and all reports there, named after what is tested and where",
     )
-    _add_verdict_options(add)
-    add.add_argument(
-        "--patience",
-        metavar="FACTOR",
-        type=float,
-        default=1.0,
-        help="wait so many times as long as the measured target needs (default 1)",
+    others = (name for name in OPTIONS if name not in ("implementation", "deb", "results"))
+    add_options(command.add_argument, *others)
+    command.add_argument("-k", dest="keyword", metavar="WORDS", help="only tests that match")
+    command.add_argument("-n", dest="number", metavar="N", help="as many tests at once, or auto")
+    command.add_argument(
+        "rest", nargs="*", metavar="-- ARGUMENT", help="more arguments for pytest"
     )
-    add.add_argument("-k", dest="keyword", metavar="WORDS", help="only tests that match")
-    add.add_argument("-n", dest="number", metavar="N", help="as many tests at once, or auto")
-    add.add_argument("rest", nargs="*", metavar="-- ARGUMENT", help="more arguments for pytest")
-    add.set_defaults(call=_run)
+    command.set_defaults(call=_run)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -263,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("judge", help="judge results anew, by the known failures of now")
     add.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
-    _add_verdict_options(add)
+    add_options(add.add_argument, *VERDICT)
     add.set_defaults(call=_judge)
 
     add = commands.add_parser(
@@ -277,7 +249,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("results", nargs="+", type=Path, metavar="RESULTS")
     add.add_argument("--into", type=Path, metavar="FILE", required=True, help="where to write it")
     add.add_argument("--durations", type=Path, metavar="FILE", help="write what each test took")
-    _add_verdict_options(add)
+    add_options(add.add_argument, *VERDICT)
     add.set_defaults(call=_merge)
 
     add = commands.add_parser("conformance", help="print docs/conformance.md")

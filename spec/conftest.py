@@ -28,13 +28,13 @@ def _implementation(config: pytest.Config) -> Path | None:
 
     Raises TargetError where there is none.
     """
-    given = config.getoption("--implementation")
+    given: Path | None = config.getoption("--implementation")
     mine = config.getoption("--target") in ("here", "host")
-    if given and mine and not (given.endswith(".deb") or Path(given, "overlay-boot").exists()):
+    if given and mine and not (given.suffix == ".deb" or (given / "overlay-boot").exists()):
         raise TargetError(f"there is no command {given}/overlay-boot: name their folder")
     if given or config.getoption("--deb"):
-        return Path(given).absolute() if given else None
-    if not mine or shutil.which("overlay-boot"):
+        return given
+    if not mine or shutil.which("overlay-boot", path=Target.path):
         return None
     for folder in (Path(sys.executable).parent, Path(__file__).parents[1] / ".venv/bin"):
         if (folder / "overlay-boot").exists():
@@ -81,7 +81,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     given = [session.config.getoption(name) for name in ("--implementation", "--deb")]
     try:
         for what in filter(None, given):
-            vm.look(Path(what), commands=["overlay-boot"])
+            vm.look(what, commands=["overlay-boot"])
         vm.prepare(url, say=lambda line: print(line, flush=True))
     except vm.VmError as error:
         raise pytest.UsageError(str(error)) from None
@@ -142,8 +142,7 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
 def prepare(place: Target, config: pytest.Config) -> tuple[dict[str, str], dict[str, str]]:
     """Measure the target and install the implementation there; what and where that is."""
     waiting.learn(place, config.getoption("--patience"))
-    deb = config.getoption("--deb")
-    about = install(place, _implementation(config), Path(deb) if deb else None)
+    about = install(place, _implementation(config), config.getoption("--deb"))
     system = place.succeed(". /etc/os-release; echo $PRETTY_NAME; uname -r; uname -m").splitlines()
     where = {
         "name": place.name,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from spec.clauses import PageError
 from spec.targets import Target, TargetError
-from spec.virtual import Virtual
 
 COMMANDS = tuple(
     f"overlay-{end}" for end in ("boot", "diff", "diskfile", "go", "list", "share", "stop")
@@ -64,16 +63,10 @@ def install(target: Target, folder: Path | None, deb: Path | None) -> dict[str, 
     if folder and folder.suffix == ".deb":
         folder, deb = None, folder
     where = None
-    if deb:
-        about = _package(target, deb)
-    elif folder and isinstance(target, Virtual):
-        target.install(folder)
-        about = {}
-    elif folder:
-        about, where = {}, target.place(folder)
+    about = _package(target, deb) if deb else {}
+    if folder and not target.install(folder):
+        where = target.place(folder)
         target.path = f"{where}:{target.path}"
-    else:
-        about = {}
     found = _digests(target, FOUND)
     if "overlay-boot" not in found:
         raise TargetError("no overlay-boot on the target's PATH: give --implementation or --deb")
@@ -103,11 +96,9 @@ def _package(target: Target, deb: Path) -> dict[str, str]:
     wanted = "dpkg-deb -W --showformat '${Package} ${Version}' " + f"{GIVEN}.deb"
     name, version = target.succeed(wanted).split()
     digest = target.succeed(f"sha256sum < {GIVEN}.deb").split()[0]
-    if isinstance(target, Virtual):
-        target.install(deb)
-    elif name != "overlay-boot":
-        raise TargetError(f"{deb.name} has modules of Python: test it in a vm:// target")
-    else:
+    if not target.install(deb):
+        if name != "overlay-boot":
+            raise TargetError(f"{deb.name} has modules of Python: test it in a vm:// target")
         target.succeed(
             f"""cd /opt && dpkg-deb -x {GIVEN}.deb unpacked && mkdir -p {BIN} &&
             for link in unpacked/usr/sbin/* unpacked/usr/bin/*; do

@@ -1,6 +1,6 @@
 """The pytest side of the spec: its options, clauses on tests, verdicts, expectations.
 
-Loaded by pyproject.toml's addopts (-p spec.plugin). Tests use from here:
+Loaded by addopts of spec.ini, or of pyproject.toml in a clone (-p spec.plugin). Tests use from here:
 
 - precondition(reason): this target cannot show the promise;
 - record_evidence(request, title, text): something seen, or a function that looks when needed;
@@ -10,7 +10,6 @@ Loaded by pyproject.toml's addopts (-p spec.plugin). Tests use from here:
 
 from __future__ import annotations
 
-import argparse
 import os
 import traceback
 from collections.abc import Callable, Generator, Mapping
@@ -20,7 +19,8 @@ from typing import Any, NoReturn
 import pytest
 
 from spec import expectations
-from spec.clauses import FOLDER, PAGES, PageError, clauses
+from spec.clauses import FOLDER, PageError, clauses
+from spec.options import OPTIONS, add_options
 from spec.recorder import About, Recorder
 from spec.results import Evidence, Outcome, clean, excuse, one_line
 from spec.shards import parse, share
@@ -88,38 +88,10 @@ def describe(
     )
 
 
-def _shard(text: str) -> tuple[int, int]:
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of the spec."""
     group = parser.getgroup("spec", "the executable spec of overlay-boot(8)")
-    group.addoption("--target", default="here", help="here, host, ssh://MACHINE, vm://SUITE")
-    group.addoption("--implementation", metavar="DIR", help="see python -m spec run --help")
-    group.addoption("--deb", metavar="FILE", help="Debian package of the commands to test")
-    group.addoption("--page", choices=PAGES, default="ours", help="whose promises are in force")
-    group.addoption(
-        "--all", action="store_true", help="also the tests of what that page does not promise"
-    )
-    group.addoption("--shard", metavar="I/N", type=_shard, help="only part I of N")
-    group.addoption("--results", metavar="FILE", type=Path, help="where to write results.json")
-    group.addoption(
-        "--patience",
-        metavar="FACTOR",
-        type=float,
-        default=1.0,
-        help="wait so many times as long as the measured target needs",
-    )
-    group.addoption("--expectations", metavar="FILE", type=Path, help="known failures (TOML)")
-    group.addoption(
-        "--allow-preconditions",
-        action="store_true",
-        help="succeed even where this target could not show a promise",
-    )
+    add_options(group.addoption, *OPTIONS)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -186,10 +158,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests of which no clause is in force, and those of other shards."""
-    page = config.getoption("--page")
+    page = config.getoption("--page") or "ours"
     out = [item for item in items if not config.option.all and not promised(item, page)]
     if shard := config.option.shard:
-        mine = share([name_of(item) for item in items if item not in out], *shard)
+        mine = share([name_of(item) for item in items if item not in out], *parse(shard))
         out += [item for item in items if item not in out and name_of(item) not in mine]
     if out:
         items[:] = [item for item in items if item not in out]
@@ -263,7 +235,7 @@ def pytest_runtest_makereport(
         for clause in (clauses()[name] for name in ids_of(item)):
             report.sections.append((f"promised: {clause.id}, {clause.place}", clause.sentence))
         report.sections += [(seen["title"], seen["text"]) for seen in found["evidence"]]
-    page = item.config.getoption("--page")
+    page = item.config.getoption("--page") or "ours"
     if verdict == "fail" and not promised(item, page):
         expected = f"page {page} does not promise it"
     if expected and (verdict == "fail" or report.when == "call"):

@@ -39,7 +39,7 @@ def selection(session: pytest.Session) -> str | None:
     marks = config.option.markexpr
     words += [f"-m {marks}"] if marks not in ("", "not vm") else []  # pyproject.toml's default
     if config.option.shard:
-        words.append("shard {}/{}".format(*config.option.shard))
+        words.append(f"shard {config.option.shard}")
     paths = [config.invocation_params.dir / word for word in config.args]
     if FOLDER.resolve() not in [path.resolve() for path in paths]:
         words += config.args
@@ -139,7 +139,7 @@ class Recorder:
         if session.shouldstop or session.exitstatus in BROKEN or self.ended < wanted:
             why = f"{self.ended} of {session.testscollected} tests came to their end"
             self.take(broken(WHOLE, f"{why}: {session.shouldstop}" if session.shouldstop else why))
-        page = self.config.getoption("--page")
+        page = self.config.getoption("--page") or "ours"
         about = self.about.get("implementation", {})
         expected = known(about, self.config.getoption("--expectations"))
         tests = sorted(self.tests.values(), key=lambda test: test["id"])

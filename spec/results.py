@@ -105,7 +105,7 @@ def clean(text: str) -> str:
 
 def one_line(text: str) -> str:
     """The beginning of a text as one line."""
-    return textwrap.shorten(clean(text), 240, placeholder=" …")
+    return textwrap.shorten(clean(text[:LIMIT]), 240, placeholder=" …")
 
 
 def worst(verdicts: Iterable[str]) -> str:

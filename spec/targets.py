@@ -124,6 +124,11 @@ class Target(ABC):
 
         return Host(Backend(self.name))
 
+    def install(self, what: Path) -> bool:
+        """Install a .deb, or lay a folder over the root; False where that is not for a test to do,
+        on a machine that is not the spec's own."""
+        return False
+
     def place(self, folder: Path) -> str:
         """Where the target has a folder of commands of this machine."""
         return str(folder)

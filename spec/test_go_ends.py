@@ -196,7 +196,7 @@ def test_the_callers_terminal_is_closed(subhost: Subhost, told: str) -> None:
     itself is told to ignore that signal."""
     subhost.boot()
     ignore = "trap '' HUP; " if told == "not told" else ""
-    inside = "trap \"echo told > /told; exit\" HUP; echo ready; sleep 4324 & wait"
+    inside = 'trap "echo told > /told; exit" HUP; echo ready; sleep 4324 & wait'
     command = f"{ignore}exec {subhost.go(shlex.join(['sh', '-c', inside]))}"
     fulfilled(drive(subhost, command, ["see", "ready", 20], ["hang up"], ["end", 10]))
     assert subhost.wait(f"[ -s {subhost.folder}/root/told ]", 10)

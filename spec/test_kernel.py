@@ -42,9 +42,9 @@ def known(subhost: Subhost) -> set[str]:
     return kept(subhost.target.read("/proc/self/status"))
 
 
-def status_of(subhost: Subhost, shell: str = "cat /proc/self/status") -> str:
-    """What a command prints in the subhost."""
-    return subhost.inside(shell)
+def status_of(subhost: Subhost) -> str:
+    """The /proc/self/status of a command of overlay-go."""
+    return subhost.inside("cat /proc/self/status")
 
 
 def writable(subhost: Subhost, *paths: str) -> set[str]:

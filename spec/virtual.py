@@ -68,11 +68,11 @@ class Virtual(Target):
         out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr + more))
         return Result(command, status, out, err)
 
-    def install(self, what: Path) -> None:
-        """Install a .deb, or lay a folder over the root."""
+    def install(self, what: Path) -> bool:
         import vm
 
         vm.install(self.first, what)
+        return True
 
     def freeze(self) -> None:
         import vm

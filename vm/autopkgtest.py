@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from vm import folders
 from vm.cli import pick, say
 from vm.errors import RequestError, VmError
-from vm.options import Wanted
+from vm.options import Wanted, add_suite
 from vm.qemu import QemuMachine
 
 CAPABILITIES = ("isolation-machine", "revert", "revert-full-system")
@@ -49,7 +49,7 @@ def main() -> int:
     """What autopkgtest-virt-ssh asks for; 0 where that was done."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("request", choices=["open", "revert", "cleanup", "debug-failure"])
-    parser.add_argument("suite", nargs="?", default="trixie")
+    add_suite(parser)
     parser.add_argument("flavour", nargs="?", default="mta")
     parser.add_argument("--name", help="the machine, once there is one")
     options = parser.parse_intermixed_args()

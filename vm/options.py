@@ -76,10 +76,8 @@ class Wanted:
         can = self.made_by.can
         for one in (one for one in fields(self) if one.metadata.get("ability")):
             if getattr(self, one.name) != one.default and one.name not in can:
-                others = ", ".join(sorted(can)) or "none of these"
-                raise RequestError(
-                    f"provider {self.provider} cannot do {one.name!r}, but {others}"
-                )
+                others = f", but {', '.join(sorted(can))}" if can else ""
+                raise RequestError(f"provider {self.provider} cannot do {one.name!r}{others}")
 
     @property
     def made_by(self) -> Provider:
