@@ -98,13 +98,23 @@ def pytest_unconfigure(config: pytest.Config) -> None:
             sweep()
 
 
+def tree_of(folder: Path) -> Path:
+    """All that commands in a folder may need beside it: what a bin has beside it, and for a virtual
+    environment of Python what that is in."""
+    if folder.name not in ("bin", "sbin"):
+        return folder
+    tree = folder.parent
+    return tree.parent if (tree / "pyvenv.cfg").exists() else tree
+
+
 def make_target(config: pytest.Config) -> Target:
     """The target that --target names. Raises TargetError."""
     wanted = config.getoption("--target")
     folder = _implementation(config)
     if wanted == "here":
-        kept = [Path(__file__).parent.parent, *([folder.resolve()] if folder else [])]
-        return Here(kept)
+        return Here(
+            [Path(__file__).parent.parent, *([tree_of(folder.resolve())] if folder else [])]
+        )
     if wanted == "host":
         return Host()
     if wanted.startswith("ssh://"):
@@ -166,7 +176,7 @@ def judge_leftovers(config: pytest.Config, place: Target, before: Seen, started:
     except TargetError as error:
         judge_run(config, promise, str(error), "error")
     else:
-        judge_run(config, promise, str(found) or None)
+        judge_run(config, promise, str(found) or None, "fail" if found.mine else "error")
 
 
 @pytest.fixture

@@ -70,16 +70,19 @@ def install(target: Target, folder: Path | None, deb: Path | None) -> dict[str, 
     found = _digests(target, FOUND)
     if "overlay-boot" not in found:
         raise TargetError("no overlay-boot on the target's PATH: give --implementation or --deb")
-    boot = target.succeed("command -v overlay-boot").strip()
-    if where and boot != f"{where}/overlay-boot":
-        raise TargetError(f"{target.name} has no {folder}/overlay-boot")
+    paths = target.run(f"for name in {' '.join(found)}; do command -v $name; done").out.split("\n")
+    boot = paths[0]
+    if where and (
+        others := [path for path in paths if path and path != f"{where}/{Path(path).name}"]
+    ):
+        raise TargetError(f"{folder} has no commands of these names: {', '.join(others)}")
     tried = target.run("overlay-boot --help < /dev/null")
     if tried.status in (126, 127):
         raise TargetError(f"{boot} cannot be run on {target.name}: {tried.err.strip()}")
     if deb:
         _compare(target, deb, found)
     else:
-        about = _source(target, boot)
+        about = _source(target, boot, folder)
     listed = (f"{digest}  {file}" for digest, file in found.values())
     return about | {"commands": "\n".join(listed)}
 
@@ -130,7 +133,7 @@ def _compare(target: Target, deb: Path, found: dict[str, tuple[str, str]]) -> No
         raise TargetError(f"{deb.name} is not what {target.name} runs: {'; '.join(lines)}")
 
 
-def _source(target: Target, boot: str) -> dict[str, str]:
+def _source(target: Target, boot: str, folder: Path | None) -> dict[str, str]:
     """Where commands that were not given as a package come from."""
     where = shlex.quote(boot)
     # dpkg does not know /bin/x where the package has /usr/bin/x.
@@ -138,13 +141,17 @@ def _source(target: Target, boot: str) -> dict[str, str]:
         dpkg -S {where} "$(readlink -f {where})" | sed -n 's/:.*//p;q')" """
     owner = target.run(script).out.split()
     name = "debian" if owner[:1] == ["overlay-boot"] else "ours"
-    about = {"name": name, "version": owner[1] if owner else _commit(), "source": boot}
-    return about | ({"package": " ".join(owner)} if owner else {})
+    if owner:
+        return {"name": name, "version": owner[1], "source": boot, "package": " ".join(owner)}
+    version = folder and _commit(folder)
+    if not version:
+        version = target.run("overlay-boot --version < /dev/null").out.strip()[:40].split(" ")[-1]
+    return {"name": name, "version": version, "source": boot}
 
 
-def _commit() -> str:
-    """The commit of this working tree, where git knows it."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+def _commit(folder: Path) -> str:
+    """The commit of the working tree that a folder is in, where git knows it."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 
@@ -9,21 +10,29 @@ from spec import waiting
 from spec.targets import Target, TargetError
 
 # Mounts, names, folders, links; and processes of a subhost or of the commands, without the kernel's
-# threads, each as one line. The last line tells that the look came to its end.
+# threads, each as one line with what tells whose it is. The last line tells that the look came to its
+# end.
 LOOK = r"""
 set -e
 awk '$2 ~ "^/(opt|run|srv)(/|$)" || $3 ~ "^(overlay|nsfs)$" {
-    if ($2 != "/run/netns") print "mount " $2 " " $3
+    if ($2 != "/run/netns") print "mount " $2 " " $3 ($3 == "overlay" ? " " $4 : "")
 }' /proc/self/mounts
 for place in /run/netns /run/overlay-boot /opt/subhost /sys/class/net; do
     [ ! -d $place ] || ls -A $place | sed "s|^|$place/|"
 done
 cat /proc/[0-9]*/stat 2>/dev/null | awk '{
     pid = $1; name = $0; sub(/^[0-9]+ \(/, "", name); sub(/\) [^)]*$/, "", name); sub(/^.*\) /, "")
-    if (int($7 / 2097152) % 2 == 0 && name ~ /reaper|dummy|overlay/)
-        print "process " name " (pid " pid ", started at " $20 ")"
-}'
+    if (int($7 / 2097152) % 2 == 0 && name ~ /^\.?reaper$|^dummy_|^overlay-/)
+        print pid, name " (pid " pid ", started at " $20 ")"
+}' | while read -r pid about; do
+    whose=$(tr '\0' ' ' < /proc/$pid/cmdline; grep -m 1 -o /opt/subhost/.* /proc/$pid/mounts) || :
+    echo "process $about $whose" | tr -d '\n'
+    echo
+done
 echo complete"""
+MINE = re.compile(
+    r"/opt/subhost|/run/(netns|overlay-boot)/|\bs\d+x\d+"
+)  # what the spec's subhosts have
 Seen = frozenset[str]
 
 
@@ -36,6 +45,11 @@ class Difference:
 
     def __bool__(self) -> bool:
         return bool(self.left or self.lost)
+
+    @property
+    def mine(self) -> bool:
+        """Whether any of it bears the marks of a subhost of the spec, and not all may be others'."""
+        return any(MINE.search(line) for line in self.left | self.lost)
 
     def __str__(self) -> str:
         lines = [f"left behind: {line}" for line in sorted(self.left)]

@@ -98,6 +98,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start the books of this run; with xdist only the controller's are kept."""
     os.umask(0o022)  # tests make files for other users, whoever runs them
     config.addinivalue_line("markers", "clause(*ids): the promises of the man pages it checks")
+    if config.option.setuponly or config.option.setupplan:
+        raise pytest.UsageError(
+            "--setup-only and --setup-plan run no test: there is nothing to judge"
+        )
     about = config.stash.setdefault(_ABOUT, {})
     whole = config.stash.setdefault(_WHOLE, [])
     try:
@@ -168,11 +172,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=out)
 
 
+def _said(error: BaseException | None) -> str:
+    """What an error says, if it can."""
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001
+        return f"{type(error).__name__}, which cannot say more: {type(broken).__name__}"
+
+
 def _verdict(report: pytest.TestReport, error: BaseException | None) -> str:
     if report.passed:
         return "pass"
     if report.skipped:
-        return "precondition" if str(error).startswith(PRECONDITION) else "skip"
+        return "precondition" if _said(error).startswith(PRECONDITION) else "skip"
     if isinstance(error, FAILURES) and (_asserts(error) or _in_test(error)):
         return "fail"
     return "error"
@@ -221,13 +233,19 @@ def pytest_runtest_makereport(
         "clauses": ids_of(item),
         "verdict": verdict,
         "seconds": round(report.duration, 3),
-        "reason": one_line(str(error).removeprefix(PRECONDITION) or repr(error))
+        "reason": one_line(_said(error).removeprefix(PRECONDITION) or type(error).__name__)
         if error
         else None,
         "details": clean(report.longreprtext) if report.failed else None,
         "evidence": _gather(item, verdict in ("fail", "error")),
         "expected": None,
     }
+    if isinstance(report.longrepr, tuple):  # of a skip
+        file, line, why = report.longrepr
+        report.longrepr = file, line, clean(why)
+    elif report.longrepr and (text := report.longreprtext) != clean(text):
+        report.longrepr = clean(text)  # xdist could not send it
+    report.sections = [(title, clean(text)) for title, text in report.sections]
     found["expected"] = expected = excuse(found, item.config.stash[_EXPECTED])
     report.spec_about = item.config.stash[_ABOUT]  # type: ignore[attr-defined]
     report.spec = found  # type: ignore[attr-defined]  # xdist carries it to the controller

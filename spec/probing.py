@@ -17,7 +17,7 @@ def probe(subhost: Subhost, *words: str) -> dict[str, Any]:
     """What came of spec/probe.py in a subhost that lies over the main host's root."""
     if subhost.inside("command -v python3 > /dev/null || echo none"):
         precondition("python3 is not installed")
-    subhost.target.put(f"{subhost.folder}/probe.py", PROBE.read_text())
+    subhost.put("probe.py", PROBE.read_text(), 0o644)
     done = subhost.on_host(
         f"overlay-go {subhost.name} python3 - {shlex.join(words)} < {subhost.folder}/probe.py"
     )
@@ -28,7 +28,7 @@ def probe(subhost: Subhost, *words: str) -> dict[str, Any]:
 
 def outside(subhost: Subhost, *words: str) -> dict[str, Any]:
     """What comes of it on the main host."""
-    subhost.target.put(f"{subhost.folder}/probe.py", PROBE.read_text())
+    subhost.put("probe.py", PROBE.read_text(), 0o644)
     done = subhost.on_host(f"python3 {subhost.folder}/probe.py {shlex.join(words)}")
     assert done.out.startswith("{"), done
     found: dict[str, Any] = json.loads(done.out)

@@ -40,6 +40,9 @@ def selection(session: pytest.Session) -> str | None:
     words += [f"-m {marks}"] if marks not in ("", "not vm") else []  # pyproject.toml's default
     if config.option.shard:
         words.append(f"shard {config.option.shard}")
+    words += [f"--deselect {name}" for name in config.option.deselect or []]
+    words += [f"--ignore {name}" for name in config.option.ignore or []]
+    words += [f"--ignore-glob {name}" for name in config.option.ignore_glob or []]
     paths = [config.invocation_params.dir / word for word in config.args]
     if FOLDER.resolve() not in [path.resolve() for path in paths]:
         words += config.args
@@ -80,11 +83,18 @@ class Recorder:
         self.results: Results | None = None
         self.running: dict[str, None] = {}  # the tests that have begun and not ended
         self.ended = 0  # so many have
+        self.died = (
+            0  # workers that ended before their time, but for those that a test accounts for
+        )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
         """Take away earlier results: those that are found afterwards are of this run."""
         if path := self.config.getoption("--results"):
+            try:
+                results.regular(path)
+            except results.ResultsError as error:
+                raise pytest.UsageError(str(error)) from None
             path.unlink(missing_ok=True)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
@@ -98,6 +108,7 @@ class Recorder:
         if part is None and report.failed and report.when not in PHASES:
             # xdist tells of a worker that died.
             part = broken(report.nodeid, results.clean(report.longreprtext))
+            self.died -= 1
         if part is not None:
             self.take(part)
             self.tell(part)
@@ -120,11 +131,21 @@ class Recorder:
             terminal.write_line(f"\n{part['verdict']} {part['id']}: {part['reason']}", red=True)
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any, error: object) -> None:
+    def pytest_testnodedown(self, node: Any) -> None:
         """Learn from a worker of xdist what was tested, and where."""
-        about, whole = getattr(node, "workeroutput", {}).get("spec", ({}, []))
+        said = getattr(node, "workeroutput", {}).get("spec")
+        if said is None:
+            self.died += 1
+            return
+        about, whole = said
         self.about.update(about)
         self.whole += whole
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Take in what could not even be read of the spec."""
+        spec = self.config.getoption("--results") or report.nodeid.startswith(f"{FOLDER.name}/")
+        if report.failed and spec:
+            self.take(broken(report.nodeid, results.clean(report.longreprtext)))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -139,6 +160,8 @@ class Recorder:
         if session.shouldstop or session.exitstatus in BROKEN or self.ended < wanted:
             why = f"{self.ended} of {session.testscollected} tests came to their end"
             self.take(broken(WHOLE, f"{why}: {session.shouldstop}" if session.shouldstop else why))
+        if self.died > 0:
+            self.take(broken(WHOLE, f"{self.died} of the workers died outside of a test"))
         page = self.config.getoption("--page") or "ours"
         about = self.about.get("implementation", {})
         expected = known(about, self.config.getoption("--expectations"))

@@ -16,6 +16,7 @@ from spec.results import (
     one_line,
     place,
     reasons,
+    unbound,
 )
 
 
@@ -85,8 +86,7 @@ def cases(results: Results) -> list[Case]:
             expected=test["expected"],
             seconds=test["seconds"],
         )
-        for test in results["tests"]
-        if not test["clauses"]
+        for test in unbound(results)
     ]
 
 

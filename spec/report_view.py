@@ -19,6 +19,7 @@ from spec.results import (
     shown,
     surprises,
     trouble,
+    unbound,
 )
 
 WORDS = {
@@ -108,8 +109,8 @@ class Run:
         """What failed of the run as a whole, apart from any promise."""
         return [
             test
-            for test in self.results["tests"]
-            if not test["clauses"] and test["verdict"] in ("fail", "error")
+            for test in unbound(self.results)
+            if test["verdict"] in ("fail", "error") and not test["expected"]
         ]
 
     @property

@@ -170,19 +170,27 @@ def align(results: Results) -> dict[str, Judgement]:
     return {clause["id"]: clause for clause in judged if clause["id"] in clauses()}
 
 
+def unbound(results: Results) -> list[Outcome]:
+    """What tells of the run itself and of no clause in force: what was asked of the run as a whole,
+    and tests that broke."""
+    force = {clause["id"] for clause in results["clauses"] if clause["in_force"]}
+    return [
+        test
+        for test in results["tests"]
+        if not test["clauses"]
+        or (test["verdict"] == "error" and force.isdisjoint(test["clauses"]))
+    ]
+
+
 def findings(results: Results) -> list[tuple[str, str]]:
     """What is in the way of success: verdicts, each with a line on it, the worst first.
 
     Clauses with one and the same reason share a line.
     """
     found: dict[str, dict[str, list[str]]] = {verdict: {} for verdict in VERDICTS}
-    for test in results["tests"]:
-        if not test["clauses"] and test["verdict"] != "pass" and not test["expected"]:
+    for test in unbound(results):
+        if test["verdict"] != "pass" and not test["expected"]:
             found[test["verdict"]][f"{test['id']}: {test['reason']}"] = []
-    force = {clause["id"] for clause in results["clauses"] if clause["in_force"]}
-    for test in results["tests"]:
-        if test["clauses"] and test["verdict"] == "error" and force.isdisjoint(test["clauses"]):
-            found["error"][f"{test['id']}: {test['reason']}"] = []
     for clause in results["clauses"]:
         verdict = shown(clause)
         why = (reasons(results, clause) or [clause["sentence"]])[0]
@@ -270,8 +278,16 @@ def load(path: Path) -> Results:
     return cast(Results, data)
 
 
+def regular(path: Path) -> None:
+    """Raise ResultsError where a path is of something else than a file, which a new one would
+    replace."""
+    if path.exists() and not path.is_file():
+        raise ResultsError(f"{path}: it is not a regular file: name another for the results")
+
+
 def save(results: Results, path: Path) -> None:
     """Write a results file, whole or not at all."""
+    regular(path)
     fresh = path.with_name(path.name + ".new")
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

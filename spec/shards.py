@@ -67,12 +67,16 @@ def merge(runs: list[Results], expectations: Path | None = None) -> Results:
             raise ResultsError(f"not parts of one run: {test['id']} is in several")
         else:  # about the run as a whole
             recorder.merge(tests[test["id"]], test)
+    selection, missing = _selection([run["selection"] for run in runs])
+    if missing:
+        why = recorder.broken(recorder.WHOLE, f"there are no results of {missing}")
+        tests[why["id"]] = why
     ordered = sorted(tests.values(), key=lambda test: test["id"])
     return {
         **first,
         "started": min(run["started"] for run in runs),
         "seconds": round(sum(run["seconds"] for run in runs), 1),
-        "selection": _selection([run["selection"] for run in runs]),
+        "selection": selection,
         "clauses": results.judge(
             ordered, first["page"], known(first["implementation"], expectations)
         ),
@@ -80,12 +84,13 @@ def merge(runs: list[Results], expectations: Path | None = None) -> Results:
     }
 
 
-def _selection(parts: list[str | None]) -> str | None:
-    """What restricted the whole; None where the parts are all there are of one that was not."""
+def _selection(parts: list[str | None]) -> tuple[str | None, str]:
+    """What restricted the whole, None where the parts are all there are of one that was not; and the
+    parts that are missing."""
     rest = {_PART.sub("", part or "").strip() for part in parts}
     found = [_PART.search(part or "") for part in parts]
     if len(parts) == 1 and not found[0]:
-        return parts[0]
+        return parts[0], ""
     if len(rest) > 1 or not all(found):
         raise ResultsError(f"not parts of one run: {'; '.join(part or 'all' for part in parts)}")
     counts = {int(match[2]) for match in found if match}
@@ -93,7 +98,6 @@ def _selection(parts: list[str | None]) -> str | None:
     if len(counts) > 1 or len({*numbers}) < len(numbers):
         raise ResultsError(f"not parts of one run: {'; '.join(part or 'all' for part in parts)}")
     count = counts.pop()
-    words = [rest.pop()]
-    if missing := {*range(1, count + 1)} - {*numbers}:
-        words.append(f"without shard {', '.join(map(str, sorted(missing)))} of {count}")
-    return " ".join(filter(None, words)) or None
+    absent = sorted({*range(1, count + 1)} - {*numbers})
+    missing = f"shard {', '.join(map(str, absent))} of {count}" if absent else ""
+    return f"{rest.pop()} {missing and f'without {missing}'}".strip() or None, missing

@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 from spec import waiting
@@ -73,6 +74,20 @@ class Subhost:
     def watched(self, command: str, *, timeout: float = 30, input: str = "") -> Result:
         """`on_host`, without a note of it."""
         return self.target.run(command, timeout=timeout, input=input, idle=self.rest)
+
+    def timed(self, command: str, *, timeout: float = 30) -> tuple[Result, float, float]:
+        """`on_host`; the seconds that it took, and for how many of these the machine stood still."""
+        self._note_command(command, "")
+        beats = f"{self.folder}/beats"
+        beat = "import time\nwhile True: print(time.time_ns(), flush=True); time.sleep(0.5)"
+        done = self.watched(
+            f"date +%s%N > {beats}; python3 -c {shlex.quote(beat)} >> {beats} 2>&1 & beat=$!\n"
+            f"{command}\nstatus=$?; date +%s%N >> {beats}; kill $beat; exit $status",
+            timeout=timeout,
+        )
+        times = [int(time) / 1e9 for time in self.target.read(beats).split()]
+        gaps = [after - before for before, after in pairwise(times)]
+        return done, times[-1] - times[0], sum(gap - 1 for gap in gaps if gap > 1.5)
 
     def rest(self) -> None:
         """Wait until nothing is at work any longer that was started since the test began."""

@@ -77,7 +77,7 @@ class Target(ABC):
 
     def whole(self, command: str) -> str:
         """A shell command with the environment that it is to have, whatever the caller's is."""
-        return f"unset TMPDIR; export LC_ALL=C.UTF-8 PATH={shlex.quote(self.path)}\n{command}"
+        return f"export LC_ALL=C.UTF-8 PATH={shlex.quote(self.path)}\n{command}"
 
     def succeed(self, command: str, *, timeout: float = 30, input: str = "") -> str:
         """The output of a command that the harness itself needs; TargetError if it fails."""
@@ -145,6 +145,9 @@ class Target(ABC):
         """Take the target down."""
 
 
+KEPT = ("HOME", "LOGNAME", "PATH", "SSH_AUTH_SOCK", "TERM", "USER")  # of the environment
+
+
 class Process(Target):
     """A target that a process of this machine reaches."""
 
@@ -159,6 +162,7 @@ class Process(Target):
         limit = timeout * self.patience
         with subprocess.Popen(
             self.argv(self.whole(command)),
+            env={name: os.environ[name] for name in KEPT if name in os.environ},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

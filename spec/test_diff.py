@@ -139,7 +139,8 @@ def test_a_moved_folder(subhost: Subhost) -> None:
 
 @clause("diff-copied")
 def test_what_makes_a_copy_another(subhost: Subhost) -> None:
-    """A file with the same contents is changed if its time, owner or an attribute is another."""
+    """overlay-diff calls a file with the same contents changed if its time, owner or an
+    extended attribute differs."""
     subhost.write(prepared(subhost))
     script = 'import os; os.setxattr("root/srv/c", "trusted.other", b"y")'
     subhost.prepare_host(
@@ -157,8 +158,8 @@ def test_what_makes_a_copy_another(subhost: Subhost) -> None:
 
 @clause("diff-stopped", "diff-running", "diff-untouched")
 def test_running_or_stopped_it_is_the_same(subhost: Subhost) -> None:
-    """A running subhost is looked at as it was booted, whatever its configuration says by
-    then; a stopped one is looked at by its configuration. Neither has another file afterwards."""
+    """A running subhost is looked at as it was booted, whatever its configuration says by then;
+    a stopped one is looked at by its configuration. Looking changes no file."""
     text = prepared(subhost)
     subhost.boot(text)
     subhost.inside(CHANGES)
@@ -176,7 +177,8 @@ def test_running_or_stopped_it_is_the_same(subhost: Subhost) -> None:
 @clause("diff-no-command", "diff-status-2")
 @pytest.mark.parametrize("variable", ["UPPER", "LOWER", "BASE"])
 def test_no_command_is_run(subhost: Subhost, variable: str) -> None:
-    """Where a command prints a path, one line names the variable unless the subhost runs."""
+    """overlay-diff runs no ! command: a stopped subhost whose UPPER, LOWER or BASE is one is
+    refused in one line that names the variable; a running one is shown."""
     trace = f"{subhost.folder}/trace"
     value = {"UPPER": "root", "LOWER": subhost.fill("lower"), "BASE": subhost.folder}[variable]
     subhost.write(f"{variable}=!echo x >> {trace}; echo {value}\nNAME=!echo x >> {trace}; echo n")
@@ -208,7 +210,7 @@ def test_a_part_of_it(subhost: Subhost) -> None:
 
 @clause("diff-mounts")
 def test_what_is_mounted_on_the_two(subhost: Subhost) -> None:
-    """A file system on a folder of LOWER or UPPER is no part of the overlay."""
+    """overlay-diff leaves out what is mounted on a folder of LOWER or UPPER."""
     subhost.boot(prepared(subhost))
     subhost.inside("echo more >> /srv/a; echo more >> /srv/plain/p; echo x > /srv/old/new")
     before = diff(subhost)
@@ -293,7 +295,8 @@ def test_the_same_as_an_object(subhost: Subhost) -> None:
 
 @clause("diff-drop")
 def test_dropping_a_copy(subhost: Subhost) -> None:
-    """A file, link or whiteout that was dropped lets LOWER's show at the next boot, no more."""
+    """A file, link or whiteout that was dropped lets LOWER's show at the next boot, and nothing
+    else changes."""
     subhost.boot(prepared(subhost))
     subhost.inside(CHANGES)
     subhost.stop()
@@ -343,7 +346,8 @@ def test_what_is_not_dropped(subhost: Subhost, path: str) -> None:
 
 @clause("diff-drop-link")
 def test_no_link_is_followed(subhost: Subhost) -> None:
-    """No link is followed, neither onto the main host nor in UPPER; it can itself be dropped."""
+    """overlay-diff --drop follows no link, neither onto the main host nor in UPPER; a link
+    itself can be dropped."""
     subhost.write(prepared(subhost))
     victim = subhost.put("victim/a", "host\n", 0o644).removesuffix("/a")
     subhost.prepare_host(

@@ -138,9 +138,9 @@ def test_a_file_of_a_package_that_was_upgraded(subhost: Subhost, lower: Dpkg) ->
 
 @clause("diff-stale")
 def test_below_a_link_of_the_root(subhost: Subhost, lower: Dpkg) -> None:
-    """A package's list that has /lib, where that is a link to usr/lib, means the file below
-    /usr; so does that of a package of several architectures, and a path that is diverted means
-    the other one."""
+    """A file of an upgraded package is stale also where the package's list names it by a link
+    of the root, where the package is one of several architectures, and where it lies at a
+    diverted path."""
     subhost.prepare_host(f"cd {lower.root} && mkdir -p usr/share && ln -s usr/share data")
     lower.install("demo", "1", "same")
     lower.install("late", "1")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from spec.clauses import clause
+from spec.errors import one_line
 from spec.plugin import precondition
 from spec.subhost import TINY, Subhost
 
@@ -93,6 +94,9 @@ def test_outside_of_a_boot_nothing_is_mounted(subhost: Subhost) -> None:
 @clause("diskfile-fails")
 @pytest.mark.parametrize("what", ["nothing.img", "empty.img", "disk.img 7"])
 def test_an_image_that_cannot_be_mounted_fails_the_boot(disk: Subhost, what: str) -> None:
-    """An image that cannot be mounted starts nothing, and one line says so."""
+    """overlay-diskfile tells in one line that an image cannot be mounted, and the boot fails."""
+    environment = f"env ACTION=overlay-boot CONFIG={disk.conf}"
+    done = disk.on_host(f"cd {disk.folder} && {environment} overlay-diskfile mnt/ {what}")
+    one_line(done, 1, what.split()[0])
     done = disk.refused(f"LOWER=!overlay-diskfile mnt/ {what}")
-    assert done.status != 0 and what.split()[0] in done.err, done
+    assert done.status and what.split()[0] in done.err, done

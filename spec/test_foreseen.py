@@ -84,8 +84,8 @@ def test_services_that_are_not_there_are_told(subhost: Subhost) -> None:
 def test_services_are_looked_for_in_the_root_to_be(
     subhost: Subhost, inside: str, there: bool
 ) -> None:
-    """What counts as there is what UPPER over LOWER will have: deletions, replaced folders and
-    links of UPPER included."""
+    """A service counts as there if UPPER over LOWER will have it: deletions, replaced folders
+    and links of UPPER are seen."""
     subhost.fill("lower")
     name = subhost.put("lower/etc/init.d/name", SCRIPT)
     subhost.prepare_host(f"cp {name} /tmp/name")  # of the main host

@@ -192,8 +192,8 @@ def test_a_background_job_runs_on(subhost: Subhost) -> None:
 @clause("go-hang-up")
 @pytest.mark.parametrize("told", ["told", "not told"])
 def test_the_callers_terminal_is_closed(subhost: Subhost, told: str) -> None:
-    """When the caller's terminal is closed the command ends of SIGHUP, even where overlay-go
-    itself is told to ignore that signal."""
+    """When the caller's terminal is closed the command gets SIGHUP and ends, even where
+    overlay-go itself is told to ignore that signal."""
     subhost.boot()
     ignore = "trap '' HUP; " if told == "not told" else ""
     inside = 'trap "echo told > /told; exit" HUP; echo ready; sleep 4324 & wait'
@@ -206,8 +206,8 @@ def test_the_callers_terminal_is_closed(subhost: Subhost, told: str) -> None:
 
 @clause("go-stop")
 def test_a_command_that_stops_itself_stops_nobody_else(subhost: Subhost) -> None:
-    """Where a command without a terminal stops itself, the script that has overlay-go started
-    goes on, as with a local command."""
+    """Where a command without a terminal stops itself, the script that started overlay-go goes
+    on, as with a local command."""
     subhost.boot()
     done = subhost.on_host(
         f"""overlay-go {subhost.name} sh -c 'kill -STOP $$; exit 9' < /dev/null > out 2>&1 &
@@ -220,7 +220,8 @@ def test_a_command_that_stops_itself_stops_nobody_else(subhost: Subhost) -> None
 
 @clause("go-killed")
 def test_killed_while_the_command_keeps_stopping(subhost: Subhost) -> None:
-    """A command that ignores signals and stops itself again and again ends all the same."""
+    """When overlay-go is killed, a command that ignores signals and stops itself again and
+    again ends all the same."""
     subhost.put("root/stops", "#!/bin/sh\ntrap '' HUP TERM INT; while :; do kill -STOP $$; done\n")
     subhost.boot()
     drive(

@@ -44,6 +44,19 @@ def test_which_hooks_run_for_which_root(subhost: Subhost, kind: str) -> None:
         assert before.splitlines()[-1] == "0" and after.splitlines()[-1] == "1"
 
 
+@clause("premount")
+def test_premount_has_ended_before_the_root_is_mounted(subhost: Subhost) -> None:
+    """While PREMOUNT runs, however long that takes, no root is mounted."""
+    over = f"{subhost.folder}/over"
+    pre = spy(
+        subhost, "pre", f"sleep 2; grep -c ' {subhost.folder}/live ' /proc/mounts > {over}; :"
+    )
+    post = spy(subhost, "post")
+    subhost.start(f"PREMOUNT= {pre}\nPOSTMOUNT= {post}")
+    assert subhost.wait(f"[ -s {subhost.folder}/post.ran ]", 20)
+    assert subhost.target.read(over) == "0\n"
+
+
 @clause("premount-config", "postmount-config")
 def test_hooks_get_the_configuration(subhost: Subhost) -> None:
     """Hooks have the configuration's path as CONFIG in their environment."""
@@ -131,7 +144,7 @@ def test_a_hook_that_fails_fails_the_boot(subhost: Subhost, hook: str) -> None:
 
 @clause("premount-default")
 def test_the_default_premount(subhost: Subhost) -> None:
-    """UPPER has in it what the overlay-premount beside overlay-boot puts there."""
+    """Without PREMOUNT, UPPER gets what the overlay-premount beside overlay-boot puts there."""
     found = []
     hook = subhost.on_host(
         "echo $(dirname $(realpath $(command -v overlay-boot)))/overlay-premount"
@@ -148,8 +161,7 @@ def test_the_default_premount(subhost: Subhost) -> None:
 
 @clause("premount-interfaces")
 def test_premount_gives_upper_an_interfaces_file(subhost: Subhost) -> None:
-    """overlay-premount writes lo and a manual stanza for each cable; the VLANs are not the
-    subhost's."""
+    """overlay-premount writes an interfaces(5) with lo and a manual stanza for each cable."""
     subhost.boot("CABLES= = =")
     text = subhost.target.read(f"{subhost.folder}/root/etc/network/interfaces")
     stanzas = [line.split() for line in text.splitlines() if line.startswith("iface ")]
@@ -163,7 +175,7 @@ def test_premount_gives_upper_an_interfaces_file(subhost: Subhost) -> None:
 @clause("premount-interfaces-edit")
 def test_an_edited_stanza_is_taken_up(subhost: Subhost) -> None:
     """An address that is written for eth0 is given by `ifup eth0` with the main host's
-    ifupdown, though `networking` has run."""
+    ifupdown, though `ifup -a` has run."""
     if subhost.target.run("command -v ifup").status:
         precondition("the target has no ifupdown")
     subhost.put("root/up", "#!/bin/sh\n[ $1 = start ] || exit 0\nmkdir -p /run/network; ifup -a\n")

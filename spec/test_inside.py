@@ -53,7 +53,7 @@ def test_no_abstract_socket_is_reached(subhost: Subhost) -> None:
         f"import socket; s = socket.socket(socket.AF_UNIX); s.bind('\\0{name}'); s.listen()\n"
         "while True: s.accept()"
     )
-    subhost.target.put(f"{subhost.folder}/listen.py", script)
+    subhost.put("listen.py", script, 0o644)
     pid = subhost.prepare_host(
         f"python3 {subhost.folder}/listen.py > /dev/null 2>&1 & echo $!"
     ).strip()
@@ -171,8 +171,8 @@ def test_a_link_that_is_swapped_leads_no_share_onto_the_main_host(subhost: Subho
 
 @clause("inside-open")
 def test_what_a_subhost_is_not(subhost: Subhost) -> None:
-    """Root in a subhost can make and open devices of the main host, its disks too, load
-    programs of BPF, and watch all files of a file system."""
+    """Root in a subhost can make and open a device of the main host, and as much of its disks,
+    of BPF and of watching files as root outside can."""
     subhost.boot(omit=("LOWER",))
     found = probe(subhost, "open")
     assert found["a device"] == "done"
@@ -192,7 +192,7 @@ def test_the_cgroups_of_the_main_host_can_be_mounted(subhost: Subhost) -> None:
 
 @clause("inside-open")
 def test_files_beside_a_share_can_be_opened(subhost: Subhost) -> None:
-    """Root in a subhost can open files beside a share by a handle, which can be guessed."""
+    """Root in a subhost can open files beside a share by a handle."""
     subhost.put("shared/.x", "")
     secret = subhost.put("secret", "not shared\n")
     subhost.boot(f"SHARE= {subhost.folder}/shared:/srv", omit=("LOWER",))
@@ -216,7 +216,7 @@ def test_events_of_devices_are_seen(subhost: Subhost) -> None:
     too."""
     subhost.boot(omit=("LOWER",))
     upper = f"{subhost.folder}/root"
-    subhost.target.put(f"{subhost.folder}/probe.py", PROBE.read_text())
+    subhost.put("probe.py", PROBE.read_text(), 0o644)
     subhost.on_host(
         f"overlay-go {subhost.name} python3 - 'watch devices' < {subhost.folder}/probe.py "
         f"> {subhost.folder}/event 2>&1 &",

@@ -127,8 +127,8 @@ def test_all_leaves_everything_as_it_is(subhost: Subhost, postmount: str) -> Non
 @clause("error-capability")
 @pytest.mark.parametrize("value", ["NET_ADMIN", "SYS_TIME,SYSLOG", "all SYS_TIME", "none", "16"])
 def test_a_bad_capability_is_refused(subhost: Subhost, value: str) -> None:
-    """A CAPABILITY that is none of the six names, or stands beside all, is a mistake, which
-    names the line."""
+    """A CAPABILITY that is none of the six names, or stands beside all, is refused in one line
+    that names the line of the file."""
     done = subhost.refused(f"CAPABILITY= {value}")
     one_line(done, 2, f"{subhost.conf}:5: CAPABILITY: ")
 

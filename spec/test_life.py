@@ -35,7 +35,7 @@ def test_boot_returns_when_the_init_commands_run(subhost: Subhost) -> None:
 
 @clause("boot-wait")
 def test_wait_returns_when_the_reaper_runs(subhost: Subhost) -> None:
-    """overlay-boot --wait returns when all services have been started."""
+    """overlay-boot --wait returns when INIT's commands have come to /.reaper, not before."""
     init = subhost.put("init", "#!/bin/sh\necho 'sleep 1; sleep 99 & exec /.reaper'\n")
     subhost.write(f"INIT= {init}")
     done = subhost.on_host(f"overlay-boot --wait {subhost.conf} < /dev/null")
@@ -142,7 +142,8 @@ def test_nothing_of_the_caller_reaches_pid_1(subhost: Subhost) -> None:
 
 @clause("boot-running", "status-1")
 def test_a_running_subhost_is_refused_and_untouched(subhost: Subhost) -> None:
-    """A second boot is refused in one line with status 1; the same pid 1 runs on, and still answers."""
+    """A second boot is refused in one line with status 1; the same pid 1 runs on, and its
+    cables are still there."""
     subhost.boot("CABLES= =")
     pid = subhost.pid1()
     done = subhost.start()
@@ -164,7 +165,8 @@ def test_of_several_at_once_one_wins(subhost: Subhost) -> None:
 
 @clause("end-cleanup")
 def test_a_subhost_that_ends_is_cleaned_up(subhost: Subhost) -> None:
-    """When pid 1 ends by itself its name, its cables and its record go without anyone asking."""
+    """When pid 1 is killed, the subhost's name, its cables and its record go without anyone
+    asking."""
     subhost.boot("CABLES= = =")
     pid = subhost.pid1()
     subhost.on_host(f"kill -9 {pid}")
@@ -217,7 +219,7 @@ def test_version(subhost: Subhost, command: str) -> None:
 
 @clause("see-also")
 def test_the_commands_come_together(subhost: Subhost) -> None:
-    """overlay-go and overlay-stop are found where overlay-boot is."""
+    """overlay-boot, overlay-go and overlay-stop are all on PATH."""
     assert (
         subhost.on_host("for end in boot go stop; do command -v overlay-$end || exit; done").status
         == 0
@@ -253,14 +255,16 @@ def test_one_without_a_record_is_not_booted_again(subhost: Subhost) -> None:
     pid = subhost.pid1()
     subhost.on_host(f"rm /run/overlay-boot/{subhost.name}")
     done = subhost.start()
-    assert done.status == 1 and "running" in done.err and "namespace" not in done.err, done
+    one_line(done, 1, "running")
+    assert "namespace" not in done.err, done
     assert subhost.pid1() == pid
 
 
 @clause("stop-descriptors")
 @pytest.mark.parametrize("limit", [16, 20])
 def test_a_caller_with_few_descriptors_stops_it_as_any_other(subhost: Subhost, limit: int) -> None:
-    """Its service is told to stop, and status 0."""
+    """overlay-stop of a caller that may open only 16 or 20 files tells the service to stop, and
+    ends with status 0."""
     told = f"{subhost.folder}/root/told"
     subhost.put("root/one", "#!/bin/sh\necho $1 >> /told\n[ $1 = stop ] || sleep 999 &\n")
     subhost.boot("START= /one")
@@ -272,7 +276,7 @@ def test_a_caller_with_few_descriptors_stops_it_as_any_other(subhost: Subhost, l
 
 @clause("boot-many")
 def test_many_boots_at_the_same_time(subhost: Subhost) -> None:
-    """Sixteen that have nothing in common but the machine all run."""
+    """Sixteen subhosts, booted at the same time, all run."""
     names = [f"{subhost.name}{letter}" for letter in "abcdefghijklmnop"]
     subhost.named += names
     folders = " ".join(f"{subhost.folder}/{name}" for name in names)

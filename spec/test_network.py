@@ -68,7 +68,8 @@ def test_a_host_end_in_a_bridge_is_up(subhost: Subhost, bridge: str) -> None:
 
 @clause("cables-mac-kernel")
 def test_without_an_address_the_kernel_chooses(subhost: Subhost) -> None:
-    """The subhost's ends have addresses of their own, each for a single interface."""
+    """Without a MAC address in CABLES each end in the subhost has one of its own, for a single
+    interface."""
     subhost.boot("CABLES= = =")
     found = [subhost.interfaces()[f"eth{n}"][0] for n in range(2)]
     assert found[0] != found[1]
@@ -90,8 +91,8 @@ def test_a_stable_address_is_the_same_at_every_start(subhost: Subhost) -> None:
 @clause("cables-bridge-mac", "cables-bridge-mtu")
 @pytest.mark.parametrize("kind", ["empty", "with a port", "jumbo", "empty jumbo"])
 def test_a_bridge_keeps_its_address_and_mtu(subhost: Subhost, bridge: str, kind: str) -> None:
-    """A bridge keeps its address and MTU, without ports and with one that has a high address
-    or large frames, through two subhosts' worth of cables, and after each end."""
+    """A bridge keeps its address and MTU, without ports and with one that has a high address or
+    large frames, through two starts and ends of a subhost with three cables."""
     port = f"{subhost.name}p"
     if "port" in kind or kind == "jumbo":
         mtu = "mtu 9000" if kind == "jumbo" else ""
@@ -156,7 +157,8 @@ def test_ifup_is_tried_without_a_bridge(subhost: Subhost) -> None:
 @clause("cables-bridge-only")
 @pytest.mark.usefixtures("interfaces")
 def test_ifup_is_not_tried_on_a_cable_with_a_bridge(subhost: Subhost, bridge: str) -> None:
-    """The stanza of the host end is passed over; that of a cable without a bridge is not."""
+    """The stanza of a host end in a bridge is passed over; that of a cable without a bridge is
+    not."""
     traces = [subhost.stanza(f"{subhost.name}{number}") for number in range(2)]
     subhost.boot(f"CABLES= {bridge}= =")
     assert subhost.wait(f"[ -s {traces[1]} ]")

@@ -66,7 +66,7 @@ def test_without_an_overlay_no_work_is_needed(subhost: Subhost) -> None:
 
 @clause("root-bind", "lower-equal")
 def test_upper_that_is_lower_is_bind_mounted(subhost: Subhost) -> None:
-    """The root is UPPER itself, not an overlay."""
+    """Where UPPER is LOWER the root is UPPER itself, not an overlay."""
     subhost.boot(subhost.of_kind("bind"))
     assert subhost.inside("grep ' / ' /proc/mounts").split()[2] != "overlay"
     subhost.inside("echo mine > /mine")

@@ -76,7 +76,7 @@ def test_the_default_start(subhost: Subhost) -> None:
 
 @clause("start-none", "dummy")
 def test_none_starts_no_service_but_dummy_service(subhost: Subhost) -> None:
-    """With nothing to wait for, a process named dummy_service runs."""
+    """With START= none no service is started; a process named dummy_service runs."""
     subhost.put("root/usr/sbin/service", '#!/bin/sh\necho "$@" >> /services\n')
     for name in ("networking", "ssh", "none"):
         service(subhost, f"/etc/init.d/{name}")
@@ -87,7 +87,7 @@ def test_none_starts_no_service_but_dummy_service(subhost: Subhost) -> None:
 
 @clause("dummy-idle")
 def test_dummy_service_runs_where_services_left_nothing(subhost: Subhost) -> None:
-    """Services that were started but run no process are no services to wait for."""
+    """Where the services of START have left nothing running, dummy_service runs."""
     service(subhost, "/etc/init.d/once", runs=False)
     subhost.boot("START= once")
     assert subhost.runs("dummy_service")
@@ -287,8 +287,8 @@ def test_services_are_stopped_in_reverse(subhost: Subhost, given: str) -> None:
 
 @clause("stop-services")
 def test_all_services_are_stopped_when_no_process_is_left(subhost: Subhost) -> None:
-    """Services are stopped, too, that come after the one whose process was the last of the
-    subhost."""
+    """When a stop script has ended the subhost's last process, the services yet to be stopped
+    are told to stop all the same."""
     service(subhost, "/one", runs=False)
     service(subhost, "/two")
     subhost.boot("START= /one /two")

@@ -128,7 +128,7 @@ def test_share_makes_the_mount_point(subhost: Subhost) -> None:
 
 @clause("runtime-share-conf")
 def test_share_takes_the_configuration_file(subhost: Subhost) -> None:
-    """The subhost can be named by its configuration file."""
+    """overlay-share takes the configuration file in place of the name."""
     shared = shared_folder(subhost)
     subhost.boot()
     assert subhost.on_host(f"overlay-share {shared} {subhost.conf}").status == 0
@@ -165,7 +165,7 @@ def test_a_file_is_shared_once_and_no_more(subhost: Subhost) -> None:
 @clause("runtime-share-remove", "runtime-share-again")
 def test_a_shared_file_that_was_replaced(subhost: Subhost) -> None:
     """A shared file that was replaced, as an editor does, is shared anew by the same command,
-    and can be removed, also when the main host has removed it."""
+    and --remove takes it away, also when the main host has removed it."""
     subhost.boot()
     file = subhost.put("file", "old\n", 0o644)
     assert subhost.on_host(f"overlay-share {file} {subhost.name}").status == 0
@@ -190,7 +190,7 @@ def test_the_whole_root_is_not_shared(subhost: Subhost, path: str) -> None:
 
 @clause("share-root")
 def test_a_link_to_the_root_is_not_shared_onto(subhost: Subhost) -> None:
-    """A link in UPPER that leads to the subhost's root is found out when it is mounted."""
+    """A SHARE onto a link that leads to the subhost's root fails the boot in one line."""
     subhost.prepare_host(f"ln -s / {subhost.folder}/root/link")
     done = subhost.refused("SHARE= /srv:/link")
     one_line(done, 1, "SHARE")

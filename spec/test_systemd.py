@@ -86,8 +86,9 @@ def test_scripts_and_units_start_and_stop_in_order(systemd: Subhost) -> None:
 
 @clause("systemd-only", "systemd-login", "systemd-console")
 def test_nothing_else_is_started(systemd: Subhost) -> None:
-    """Nothing is started of what is enabled, what a target wants that is enabled, or what
-    looks after a machine."""
+    """Beside what START's units need nothing is started, whether it is enabled, wanted by a
+    target, or looks after a machine; users may log in, and the subhost's console is not the
+    main host's."""
     enabled = ["sysinit", "local-fs", "sockets", "timers", "network-online", "multi-user"]
     for target in enabled:
         unit(systemd, f"for-{target}.service")
@@ -175,7 +176,8 @@ def test_all_processes_are_in_the_cgroup(systemd: Subhost) -> None:
 
 @clause("systemd-packages")
 def test_packages_restart_their_services(systemd: Subhost) -> None:
-    """Packages restart their services by the two programs of Debian's for it."""
+    """invoke-rc.d and deb-systemd-invoke, by which packages restart their services, restart a
+    unit of the subhost."""
     unit(systemd, "one.service")
     boot(systemd, "START= one")
     show = "systemctl show -p MainPID --value one"

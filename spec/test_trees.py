@@ -28,8 +28,9 @@ def tree(subhost: Subhost) -> Iterator[Subhost]:
 @clause("trees", "trees-told")
 @pytest.mark.parametrize("kind", trees.KINDS)
 def test_any_kind_of_file_at_any_place(tree: Subhost, kind: str) -> None:
-    """Boot, overlay-go, overlay-share and overlay-stop come to an end, tell why on one line where they
-    fail, and nothing outside is other than before."""
+    """With any kind of file at any place of UPPER or LOWER, boot, overlay-go, overlay-share and
+    overlay-stop come to an end, a boot that fails says why on one line, and nothing outside is
+    changed."""
     mine = [each for each in trees.ALL if each[0] == kind]
     offset = list(trees.KINDS).index(kind) * 7 % STEP
     problems: list[str] = []
@@ -56,7 +57,8 @@ def test_any_kind_of_file_at_any_place(tree: Subhost, kind: str) -> None:
     ],
 )
 def test_files_that_once_did_harm(tree: Subhost, kind: str, place: str, layer: str) -> None:
-    """Each of these was read without end, waited for, or kept a boot from going on."""
+    """A boot succeeds though etc/hosts is huge or a pipe, dev/null a folder, or a pipe has the
+    name of a file that is to be written."""
     problems = list(trees.wrong(tree, kind, place, layer, boots=True))
     assert not problems, "\n".join(problems)
 
@@ -69,7 +71,8 @@ def test_files_that_once_did_harm(tree: Subhost, kind: str, place: str, layer: s
 def test_folders_that_are_links_to_the_main_host_in_turn(
     tree: Subhost, place: str, layer: str
 ) -> None:
-    """While a boot and the others work, the folder and the link change places all the time."""
+    """While a folder of the root and a link to the main host change places all the time, boot,
+    overlay-go, overlay-share and overlay-stop change nothing outside of it."""
     enough = time.monotonic() + 5
     rounds = 0
     while rounds < 3 or time.monotonic() < enough:

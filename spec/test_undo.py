@@ -135,7 +135,8 @@ def test_a_log_without_room(subhost: Subhost) -> None:
 
 @clause("undo-hooks")
 def test_hooks_of_ones_own_that_call_ours_leave_nothing_either(subhost: Subhost) -> None:
-    """What overlay-premount and overlay-postmount made for them is undone as well."""
+    """When a boot with hooks of one's own fails, what overlay-premount and overlay-postmount
+    made for these hooks is undone as well."""
     before = subhost.put("before", '#!/bin/sh\nexec overlay-premount "$@"\n')
     after = subhost.put("after", '#!/bin/sh\noverlay-postmount "$@"\nexit 3\n')
     done = subhost.refused(f"PREMOUNT= {before}\nPOSTMOUNT= {after}")
@@ -304,7 +305,8 @@ def test_each_has_a_cgroup_of_its_own(subhost: Subhost) -> None:
 
 @clause("lower-foreign")
 def test_a_shell_that_this_machine_cannot_run(subhost: Subhost) -> None:
-    """The boot fails with one line that names /bin/sh and what it lacks, and leaves nothing."""
+    """Where this machine cannot run the subhost's /bin/sh, the boot fails with one line that
+    names it and the reason, and leaves nothing."""
     subhost.put("root/bin/sh", "no program of this architecture\n")
     subhost.write("CABLES= =")
     done = subhost.on_host(f"overlay-boot {subhost.conf} < /dev/null")

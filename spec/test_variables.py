@@ -58,10 +58,15 @@ def test_the_typical_layout_needs_no_paths(subhost: Subhost) -> None:
 
 @clause("log", "log-output")
 def test_log_is_the_log(subhost: Subhost) -> None:
-    """What the commands of INIT print is in the file that LOG names."""
-    subhost.put("init", "#!/bin/sh\necho 'echo spoken in the subhost; exec /.reaper'\n")
+    """What the commands of INIT print is in the file that LOG names, also when they print it later,
+    while the subhost runs."""
+    later = "{ until [ -e /late ]; do sleep 0.1; done; echo spoken later; } &"
+    subhost.put("init", f"#!/bin/sh\necho 'echo spoken in the subhost; {later} exec /.reaper'\n")
     subhost.start(f"INIT= {subhost.folder}/init")
     assert subhost.wait(f"grep -q '^spoken in the subhost' {subhost.log}", 20)
+    assert subhost.up()
+    subhost.inside("touch /late")
+    assert subhost.wait(f"grep -q '^spoken later' {subhost.log}", 20)
 
 
 @clause("log-default")
@@ -80,7 +85,7 @@ def test_the_default_log_of_1_6(subhost: Subhost) -> None:
 
 @clause("log-append", "log-mode")
 def test_the_log_is_appended_to_with_its_mode(subhost: Subhost) -> None:
-    """An older log's lines stay, and the file is readable for its group only."""
+    """An older log's lines stay, and only the file's owner and group can read it."""
     subhost.boot()
     subhost.stop()
     older = subhost.target.read(subhost.log)
@@ -92,7 +97,8 @@ def test_the_log_is_appended_to_with_its_mode(subhost: Subhost) -> None:
 
 @clause("log-mode-kept")
 def test_the_mode_of_an_older_log_stays(subhost: Subhost) -> None:
-    """What an administrator has set for it holds through a boot and a stop."""
+    """The mode that an administrator has given an existing log holds through a boot and a
+    stop."""
     subhost.on_host(f"touch {subhost.log}; chmod 604 {subhost.log}")
     subhost.boot()
     subhost.stop()
