@@ -29,6 +29,7 @@ def fetch(package: str, suite: str, *, architecture: str = "", say: Say = print)
     places = {
         "Dir::Etc::SourceList": base / "sources.list",
         "Dir::Etc::SourceParts": "/dev/null",
+        "Dir::Etc::Preferences": "/dev/null",
         "Dir::Etc::PreferencesParts": "/dev/null",
         "Dir::State::Lists": base / "lists",
         "Dir::State::Status": base / "status",
@@ -41,8 +42,11 @@ def fetch(package: str, suite: str, *, architecture: str = "", say: Say = print)
     what = f"package {package} of {suite}"
     busy = lambda: say(f"{what}: waiting for another run that fetches one")
     with folders.workspace("fetch") as work, folders.Lock(base / "lock", wait=True, busy=busy):
-        flags += ["-c", str(mirrors.settings(work, known.logins))]
+        settings = mirrors.settings(work, known.logins)
+        mirrors.forget(settings)
+        flags += ["-c", str(settings)]
+        (work / "debs").mkdir()
         for command in (["update", "--error-on=any"], ["download", package]):
-            run(what, "apt-get", "-q", *flags, *command, folder=base / "debs")
-    files = (base / "debs").glob(f"{package}_*.deb")
-    return max(files, key=lambda file: file.stat().st_mtime)
+            run(what, "apt-get", "-q", *flags, *command, folder=work / "debs")
+        (file,) = (work / "debs").glob(f"{package}_*.deb")
+        return file.replace(base / "debs" / file.name)

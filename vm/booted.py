@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -104,7 +105,7 @@ def _boot(source: Image, made: Shape, name: str, *, detached: bool = False) -> Q
     """A cold boot. Raises HostError where it fails for an image that is damaged."""
     try:
         return QemuMachine.boot(source, made, name, detached=detached)
-    except MachineError:
+    except (MachineError, HostError):
         source.check(thoroughly=True)
         raise
 
@@ -119,16 +120,40 @@ def booted(source: Image, made: Shape, *, say: Say = print) -> Frozen:
         say(f"machine: booting ({made.accelerator}, {made.init}) to keep the state after it")
         with folders.workspace("booted") as work:
             try:
-                machine = _boot(source, made, "boot")
+                _keep(source, made, work / "state")
             except MachineError as error:  # under TCG a kernel panics, once in some 100 boots
                 say(f"machine: boots once more: {error}")
-                machine = _boot(source, made, "boot")
-            with machine:
-                for command in WARM:
-                    machine.need(command, timeout=180)
-                machine.freeze(work / "state", work / "state/ram")
+                folders.remove(work / "state")
+                _keep(source, made, work / "state")
             (work / "state").rename(target)
     return Frozen(target)
+
+
+def _keep(source: Image, made: Shape, state: Path) -> None:
+    """Boot, and freeze what comes of it into a new folder."""
+    with _boot(source, made, "boot") as machine:
+        for command in WARM:
+            machine.need(command, timeout=180)
+        check_clock(machine)
+        machine.freeze(state, state / "ram")
+
+
+def check_clock(machine: Machine, seconds: float = 2.0) -> None:
+    """Raise MachineError where a machine's clock is not as fast as this one's. A kernel measures its
+    processor's at its start, under TCG on a busy machine sometimes by a multiple wrong; all waits in
+    the machine would be too short, or too long."""
+    times = []
+    for pause in (seconds, 0):
+        before = time.monotonic()
+        guest = float(machine.need("cut -d' ' -f1 /proc/uptime").out)
+        times.append((before, guest, time.monotonic()))
+        time.sleep(pause)
+    (begun, first, answered), (asked, second, ended) = times
+    passed, least, most = second - first, asked - answered, ended - begun
+    if not 0.9 * least <= passed <= 1.1 * most:
+        raise MachineError(
+            f"{machine.name}: its clock went {passed:.1f} s in {least:.1f} to {most:.1f} s"
+        )
 
 
 def accelerator(source: Image, *, say: Say = print) -> str:

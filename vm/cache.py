@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vm import booted, folders, image
+from vm.errors import HostError
 from vm.processes import Say
 from vm.recipe import FLAVOURS, SUITES, plan
 
@@ -29,15 +30,16 @@ def items() -> Iterator[Item]:
     cache, stems = folders.cache(), tuple(plan(s, f).stem for s in SUITES for f in FLAVOURS)
 
     def item(kind: str, path: Path, keep: bool, used: bool = False, inner: str = "**/*") -> Item:
-        parts = [path, *path.glob(inner)]
-        return Item(kind, path, keep, used, sum(part.lstat().st_blocks * 512 for part in parts))
+        return Item(kind, path, keep, used, _size(path) + sum(map(_size, path.glob(inner))))
 
     for one in image.cached():
         keep, used = one.folder.name.startswith(stems), folders.in_use(one.lock)
         yield item("image", one.folder, keep, used, inner="*")
         made = sorted(one.folder.glob("booted-*"))
-        shapes = list(booted.shapes(one)) if made else []  # which asks QEMU its version
-        states = [booted.kept(one, shape) for shape in shapes]
+        try:  # it asks QEMU its version
+            states = [booted.kept(one, shape) for shape in booted.shapes(one)] if made else []
+        except HostError:  # there is none, and nobody can know
+            states = made
         for path in made:
             yield item("state", path, keep and path in states, used)
     for path in sorted(cache.glob("images/*.log")):
@@ -50,6 +52,14 @@ def items() -> Iterator[Item]:
         yield item("vagrant", path, False, folders.in_use(cache / "vagrant.used"))
     for path in sorted(folders.building().glob("*/")):
         yield item("building", path, True, folders.in_use(path / "lock"))
+
+
+def _size(path: Path) -> int:
+    """The bytes that a file takes; 0 for one that goes away meanwhile."""
+    try:
+        return path.lstat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
 
 
 def prune(*, everything: bool = False, say: Say = print) -> int:

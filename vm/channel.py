@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 import select
 import socket
 import struct
 import time
 from collections import deque
+from collections.abc import Callable
 
 from vm.errors import CommandTimeout, MachineError
 from vm.machine import Input, Result, Sink
@@ -18,6 +18,8 @@ WORD = struct.Struct("<I")
 CHUNK = 65536
 WINDOW = 16 * CHUNK  # bytes of input under way; the agent's buffer
 GRACE = 10.0  # seconds for the agent to report a killed command
+SILENCE = 5.0  # seconds without a word of the guest after which somebody looks why
+LONGEST = 3600.0  # seconds of one wait: select(2) takes no more than some years
 
 
 class Source:
@@ -92,15 +94,18 @@ class Channel:
         input: Input = b"",
         out: Sink | None = None,
         err: Sink | None = None,
+        silent: Callable[[], object] = lambda: None,
     ) -> Result:
-        """See Machine.run. Left by an exception, of a sink for instance, the command is killed."""
+        """See Machine.run; `silent` is called again and again while nothing comes. Left by an exception, of a sink for instance, the command is killed."""
         output: dict[str, list[bytes]] = {"O": [], "E": []}
         sinks = {"O": out or output["O"].append, "E": err or output["E"].append}
         begin = time.monotonic()
         wanted = self._next()
         self._send("R", os.fsencode(command))
         try:
-            status, killed = self._until_its_end(command, wanted, begin + timeout, input, sinks)
+            status, killed = self._until_its_end(
+                command, wanted, begin + timeout, input, sinks, silent
+            )
         except MachineError:
             raise
         except BaseException:
@@ -116,13 +121,21 @@ class Channel:
         return result
 
     def _until_its_end(
-        self, command: str, wanted: int, deadline: float, input: Input, sinks: dict[str, Sink]
+        self,
+        command: str,
+        wanted: int,
+        deadline: float,
+        input: Input,
+        sinks: dict[str, Sink],
+        silent: Callable[[], object],
     ) -> tuple[int, bool]:
         """The command's exit status, and whether it was killed for its time limit."""
         source, killed = Source(input), False
         while True:
-            kind, to, payload = self._frame(deadline, source)
-            if kind == "":
+            kind, to, payload = self._frame(min(deadline, time.monotonic() + SILENCE), source)
+            if kind == "" and time.monotonic() < deadline:
+                silent()
+            elif kind == "":
                 if killed:
                     raise MachineError(
                         f"the machine hangs: no answer while it ran {command[:500]!r}"
@@ -171,8 +184,7 @@ class Channel:
             reading: list[socket.socket | int] = [self._socket]
             reading += [source.fd] if source.fd >= 0 and source.has_room else []
             wants_out = [self._socket] if self._out else []
-            limit = None if math.isinf(left) else left
-            readable, writable, _ = select.select(reading, wants_out, [], limit)
+            readable, writable, _ = select.select(reading, wants_out, [], min(left, LONGEST))
             if source.fd in readable:
                 self._send("I", source.take())
             try:

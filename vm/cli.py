@@ -229,6 +229,13 @@ def parse(words: list[str]) -> argparse.Namespace:
     return options
 
 
+def path(text: str) -> Path:
+    """A path that was given; that of nothing, as of a variable that is not set, would be here."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty word is no path")
+    return Path(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     whole = argparse.ArgumentParser(
@@ -251,7 +258,7 @@ def parser() -> argparse.ArgumentParser:
     add("build", build, "suite").add_argument("--fresh", action="store_true", help="build anew")
     command = add("up", up, "suite", "json")
     add_options(command.add_argument, "init", "cpus", "network", "cold")
-    command.add_argument("--install", type=Path, metavar="DEB|DIR", help="put this into it")
+    command.add_argument("--install", type=path, metavar="DEB|DIR", help="put this into it")
     command = add("ssh", ssh)
     command.add_argument("name")
     command.add_argument("command", nargs=argparse.REMAINDER)
@@ -285,7 +292,8 @@ def main(arguments: list[str] | None = None) -> int:
     processes.end_in_order()
     try:
         status: int = options.action(options)
-        sys.stdout.flush()
+        if sys.stdout:  # it may be closed
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE

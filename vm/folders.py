@@ -104,7 +104,9 @@ def own(folder: Path, mode: int = 0o700) -> Path:
         folder.mkdir(mode=mode, parents=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise HostError(f"{folder}: not a folder of user {os.geteuid()}; remove it")
+        raise HostError(
+            f"{folder}: not a folder of user {os.geteuid()}: remove it, or name another"
+        )
     if stat.S_IMODE(status.st_mode) != mode:
         folder.chmod(mode)
     return folder

@@ -235,6 +235,8 @@ def _bootstrap(wanted: Recipe, guest: Path, work: Path, step: Say) -> None:
     if wanted.archive:
         names, files = " ".join(wanted.archive), " ".join(wanted.files)
         hooks.append(_ARCHIVE.format(names=names, files=files, folder=ARCHIVE_FOLDER, later=LATER))
+    # It has the settings above, and with them passwords.
+    options += ['--setup-hook=chmod 600 "$1/etc/apt/apt.conf.d/99mmdebstrap"']
     options += [f"--customize-hook={hook}" for hook in hooks]
     options += ["--mode=root", "--variant=minbase", f"--include={','.join(wanted.packages)}"]
     command = [*as_root(contained=True), "env", f"TMPDIR={work}", "mmdebstrap", *options]

@@ -210,9 +210,11 @@ class Machine(ABC):
         mode = source.stat().st_mode
         if stat.S_ISDIR(mode):
             with tempfile.TemporaryFile() as archive:
-                _pack(source, archive, readable)
+                _pack(source.resolve(), archive, readable)
                 archive.seek(0)
-                command = f"mkdir -p -- {path} && tar --no-overwrite-dir -xf - -C {path}"
+                # A link to a folder stays one: /bin is one.
+                keep = "--no-overwrite-dir --keep-directory-symlink"
+                command = f"mkdir -p -- {path} && tar {keep} -xf - -C {path}"
                 self.succeed(command, timeout=timeout, input=archive)
         elif stat.S_ISREG(mode):
             with source.open("rb") as file:
@@ -222,7 +224,11 @@ class Machine(ABC):
             raise RequestError(f"{source}: neither a file nor a folder")
 
     def copy_out(self, source: str, target: Path, *, timeout: float = 120) -> None:
-        """Write a file of the machine to a path here, whole or not at all."""
+        """Write a file of the machine to a path here, whole or not at all; through a link, as cp(1).
+        Raises RequestError where there is something else than a file."""
+        target = target.resolve()
+        if target.exists() and not target.is_file():
+            raise RequestError(f"{target}: not a regular file")
         partial = target.parent / f".vm-{secrets.token_hex(8)}"
         try:
             with partial.open("xb") as file:

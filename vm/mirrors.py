@@ -27,6 +27,12 @@ RELEASES_ONLY = (
     "APT::Sandbox::User=root",
     "Acquire::IndexTargets::deb::Packages::DefaultEnabled=false",
     "Acquire::IndexTargets::deb::Translations::DefaultEnabled=false",
+    "Acquire::IndexTargets::deb-src::Sources::DefaultEnabled=false",
+)
+#: What apt's configuration says of this machine's own packages: programs to run, what to prefer.
+OWN = (
+    *(f"APT::Update::{when}" for when in ("Pre-Invoke", "Post-Invoke", "Post-Invoke-Success")),
+    "APT::Default-Release",
 )
 
 
@@ -97,6 +103,12 @@ def settings(folder: Path, logins: tuple[str, ...]) -> Path:
     return _secret(folder / "apt.conf", lines)
 
 
+def forget(settings: Path) -> None:
+    """Add to a file of apt's configuration that nothing of this machine's own packages counts."""
+    with settings.open("a") as file:
+        file.writelines(f"#clear {name};\n" for name in OWN)
+
+
 def _secret(file: Path, lines: list[str]) -> Path:
     file.touch(0o600)
     file.write_text("\n".join(lines) + "\n")
@@ -148,6 +160,10 @@ def _fetch(folder: Path) -> str:
     (folder / "lists/partial").mkdir(parents=True, exist_ok=True)
     places = (f"Dir::State::Lists={folder}/lists", f"Dir::Cache={folder}", "Debug::NoLocking=1")
     flags = [word for value in (*places, *RELEASES_ONLY) for word in ("-o", value)]
+    own = folder / "apt.conf"
+    own.unlink(missing_ok=True)
+    forget(own)
+    flags += ["-c", str(own)]
     with folders.Lock(folder / "lock", wait=True):
         try:
             run("apt's sources", "apt-get", "-q", *flags, "update", "--error-on=any")

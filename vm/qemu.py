@@ -140,7 +140,14 @@ class QemuMachine(Machine):
     ) -> Result:
         channel = self._channel or self._hello(20)
         with self._explained():
-            return channel.run(command, timeout=timeout, input=input, out=out, err=err)
+            return channel.run(
+                command, timeout=timeout, input=input, out=out, err=err, silent=self._look
+            )
+
+    def _look(self) -> None:
+        """Raise MachineError where the guest is paused, which no answer can be awaited of."""
+        if self._control().execute("query-status")["status"] == "io-error":
+            raise MachineError("paused")
 
     def snapshot(self, name: str) -> None:
         """Freeze memory, devices and disk; the machine goes on from a copy of them."""

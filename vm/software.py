@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from vm.errors import HostError, RequestError
+from vm.errors import CommandFailed, HostError, MachineError, RequestError
 from vm.machine import Machine
 
 ARCHITECTURES = ("amd64", "all")
@@ -96,7 +96,12 @@ def install(machine: Machine, what: Path) -> None:
     """
     look(what)
     if what.is_dir():
-        machine.copy_in(what, "/", readable=True)
+        try:
+            machine.copy_in(what, "/", readable=True)
+        except CommandFailed as error:
+            raise MachineError(
+                f"{what} cannot be laid over the root of {machine.name}: {error}"
+            ) from None
         _compile(machine, [f"/{path}" for path in _files_of(what) if path.endswith(".py")])
         return
     file = f"/root/{what.name}"

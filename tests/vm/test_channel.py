@@ -163,7 +163,19 @@ def test_a_large_file_as_input(local: LocalMachine, tmp_path: Path) -> None:
 
 
 def test_no_time_limit(local: LocalMachine) -> None:
-    assert local.run("sleep 0.2; echo done", timeout=math.inf).out == "done"
+    for limit in (math.inf, 1e300):
+        assert local.run("sleep 0.2; echo done", timeout=limit).out == "done"
+
+
+def test_silence_is_looked_into(local: LocalMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a command says nothing, long before its time is over."""
+    monkeypatch.setattr("vm.channel.SILENCE", 0.1)
+
+    def look() -> None:
+        raise MachineError("paused")
+
+    with pytest.raises(MachineError, match="paused"):
+        local.channel.run("sleep 60", timeout=math.inf, silent=look)
 
 
 def test_next_connection_ends_what_the_last_one_left(local: LocalMachine) -> None:

@@ -167,6 +167,20 @@ def test_prune_keeps_what_is_current_or_in_use(capsys: pytest.CaptureFixture[str
         assert left == {used.folder.name, "booted-x", building.name}
 
 
+def test_where_qemu_is_missing_states_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can know whether they are current; whoever wants to clear up can."""
+
+    def missing() -> str:
+        raise HostError("there is no QEMU")
+
+    monkeypatch.setattr("vm.shape._host", missing)
+    filled(recipe.recipe("trixie").key, "booted-x")
+    assert cli.main(["list"]) == cli.main(["prune"]) == 0
+    assert "booted-x" in {one.path.name for one in cache.items()}
+    assert cli.main(["prune", "--all"]) == 0
+    assert not list(cache.items())
+
+
 def test_a_fresh_image_does_not_replace_one_in_use() -> None:
     used = filled(recipe.recipe("trixie").key)
     with (
@@ -199,18 +213,22 @@ def test_a_unique_start_of_a_name_does() -> None:
 
 FAKE_APT = """\\
 #!/bin/sh
-echo "$@" >> log
+echo "$@" >> "$(dirname "$0")"/log
 cat "$(dirname "$0")"/../cache/building/fetch-*/auth.conf >> "$(dirname "$0")"/logins
 case "$*" in
-*update*) cp "$(dirname "$0")"/../cache/packages/sid/sources.list seen;;
+*update*) cp "$(dirname "$0")"/../cache/packages/sid/sources.list "$(dirname "$0")"/seen;;
 *none) echo "E: Unable to locate package none"; exit 100;;
-*) touch -d 2020-01-01 thing_1_all.deb; touch thing_2_all.deb;;
+*) touch thing_2_all.deb;;
 esac
 """
 
 
 def test_fetch(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By apt with folders of its own; the newest file counts, and a password is not kept."""
+    """By apt with folders of its own; what another mirror gave does not count, nor what this machine's
+    apt prefers or runs, and a password is not kept."""
+    debs = folders.own(folders.own(folders.cache() / "packages") / "sid") / "debs"
+    debs.mkdir()
+    (debs / "thing_9_all.deb").touch()
     (own_folders / "bin").mkdir()
     (own_folders / "bin/apt-get").write_text(FAKE_APT)
     (own_folders / "bin/apt-get").chmod(0o755)
@@ -220,10 +238,10 @@ def test_fetch(own_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "login me password secret" in (own_folders / "bin/logins").read_text()
     kept = [file for file in folders.cache().rglob("*") if file.is_file()]
     assert kept and not any(b"secret" in file.read_bytes() for file in kept)
-    assert found == folders.cache() / "packages/sid/debs/thing_2_all.deb"
-    said = (found.parent / "log").read_text()
+    assert found == debs / "thing_2_all.deb"
+    said = (own_folders / "bin/log").read_text()
     assert "Dir::State::Lists" in said and "Dir::Etc::SourceParts=/dev/null" in said
-    lines = (found.parent / "seen").read_text().splitlines()
+    lines = (own_folders / "bin/seen").read_text().splitlines()
     assert lines == [f"deb [signed-by={archive.KEYRING}] http://mirror.example/debian sid main"]
     with pytest.raises(HostError, match="^package none of sid: the suite has no package of tha"):
         archive.fetch("none", "sid")

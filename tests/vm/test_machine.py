@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from tests.vm.conftest import LocalMachine
 from vm import start
+from vm.booted import check_clock
 from vm.errors import CommandFailed, CommandTimeout, MachineError, RequestError
-from vm.machine import Machine
+from vm.machine import Machine, Result
 from vm.pool import Pool
 
 ODD = "a b'c\"d\\e$(f)\n-é"
@@ -184,3 +187,35 @@ def test_pool_of_one_machine_puts_it_back(local: LocalMachine) -> None:
             with pool.take() as taken:
                 assert taken is local
     assert local.restored == ["state", "state"]
+
+
+def test_a_folder_laid_over_a_link_goes_through_it(local: LocalMachine, tmp_path: Path) -> None:
+    """As of bin over a root whose bin is a link: without it there is no shell any more. A link to the
+    folder stands for that."""
+    (tmp_path / "root/usr/bin").mkdir(parents=True)
+    (tmp_path / "root/bin").symlink_to("usr/bin")
+    (tmp_path / "new/bin").mkdir(parents=True)
+    (tmp_path / "new/bin/hello").touch()
+    (tmp_path / "link").symlink_to("new")
+    local.copy_in(tmp_path / "link", f"{tmp_path}/root")
+    assert (tmp_path / "root/bin").is_symlink() and (tmp_path / "root/usr/bin/hello").exists()
+
+
+def test_what_comes_out_replaces_nothing_but_a_file(local: LocalMachine, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="/dev/null: not a regular file"):
+        local.copy_out("/etc/hostname", Path("/dev/null"))
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    local.copy_out("/etc/os-release", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and "Debian" in (tmp_path / "file").read_text()
+
+
+@pytest.mark.parametrize(("factor", "right"), [(1.0, True), (3.8, False), (0.3, False)])
+def test_a_clock_that_runs_wrong_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, local: LocalMachine, factor: float, right: bool
+) -> None:
+    """Before a state is kept that every test's machine would have it from."""
+    says = lambda _: Result("", 0, f"{time.monotonic() * factor}".encode(), b"", 0.0)
+    monkeypatch.setattr(local, "need", says)
+    with nullcontext() if right else pytest.raises(MachineError, match="its clock went"):
+        check_clock(local, 0.3)

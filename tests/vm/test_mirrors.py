@@ -71,6 +71,17 @@ def test_lists_that_are_empty_are_no_lack_of_mirrors(apt: Apt, tmp_path: Path) -
     assert recipe.recipe("sid").sources == (f"deb {main} sid main",)
 
 
+def test_this_machines_hooks_are_not_run(apt: Apt, tmp_path: Path) -> None:
+    """Where only its sources are read."""
+    apt(
+        archive(tmp_path / "debian", "bookworm", "Debian", "Debian"),
+        more=f'APT::Update::Post-Invoke {{"touch {tmp_path}/ran";}};\n'
+        'APT::Update::Post-Invoke-Success {"false";};\nAPT::Default-Release "stable";',
+    )
+    assert mirrors.mirrors().main == f"file:{tmp_path}/debian"
+    assert not (tmp_path / "ran").exists()
+
+
 def test_what_apt_has_fetched_is_not_fetched_again(
     apt: Apt, own_folders: Path, tmp_path: Path
 ) -> None:

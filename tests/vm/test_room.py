@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -44,13 +45,13 @@ def mounted() -> Iterator[Callable[..., Path]]:
 def test_a_disk_that_fills_under_a_machine(
     mounted: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """QEMU pauses the machine: its silence is told from a guest that hangs, and the folder named."""
+    """QEMU pauses the machine: its silence is told from a guest that hangs, and the folder named, long
+    before the command's time is over."""
     run = mounted("size=60M") / "run"
     monkeypatch.setenv("VM_RUN", str(run))
-    monkeypatch.setattr("vm.channel.GRACE", 1.0)
     full = f"paused, .*: no space left in {run}/"
     with start.up(SUITE) as machine, pytest.raises(HostError, match=full):
-        machine.run("head -c 150M /dev/urandom > /root/fill; sync", timeout=20)
+        machine.run("head -c 150M /dev/urandom > /root/fill; sync", timeout=math.inf)
     assert not leftovers(run)
 
 
