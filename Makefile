@@ -13,7 +13,7 @@ BIN = .venv/bin
 SUITE ?= trixie
 PROVIDER ?= qemu
 WORKERS ?= auto
-MADE = .venv build dist .cache *.egg-info .*_cache overlay_boot/reaper overlay_boot/helper $(wildcard */__pycache__ */*/__pycache__)
+MADE = .venv build spec/build dist .cache *.egg-info */*.egg-info .*_cache overlay_boot/reaper overlay_boot/helper $(wildcard */__pycache__ */*/__pycache__)
 
 install = SUDO="$(SUDO)" tools/setup packages $(1)
 

@@ -14,7 +14,7 @@ from spec import results
 from spec.clauses import FOLDER, PAGES, PageError, clauses, in_force
 from spec.expectations import known
 from spec.installed import page_of
-from spec.options import OPTIONS, add_options, words
+from spec.options import OPTIONS, add_options, number, words
 
 VERDICT = ("expectations", "allow-preconditions")
 
@@ -85,8 +85,8 @@ def _run(options: argparse.Namespace) -> int:
     command += ["-c", str(FOLDER / "spec.ini"), f"--rootdir={FOLDER.parent}"]
     command += ["-p", "no:cacheprovider"]  # its folder may be root's
     command += ["-k", options.keyword] if options.keyword else []
-    number = files.workers(options.number, options.target)
-    command += ["-n", str(number)] if number > 1 else []
+    at_once = files.workers(options.number, options.target)
+    command += ["-n", str(at_once)] if at_once > 1 else []
     sys.stdout.flush()
     path = f"{FOLDER.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
     environment = {"PYTHONPATH": path, "PYTHONUTF8": "1"}  # whatever the locale has no signs for
@@ -187,7 +187,9 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     others = (name for name in OPTIONS if name not in ("implementation", "deb", "results"))
     add_options(command.add_argument, *others)
     command.add_argument("-k", dest="keyword", metavar="WORDS", help="only tests that match")
-    command.add_argument("-n", dest="number", metavar="N", help="as many tests at once, or auto")
+    command.add_argument(
+        "-n", dest="number", metavar="N", type=number, help="as many tests at once, or auto"
+    )
     command.add_argument(
         "rest", nargs="*", metavar="-- ARGUMENT", help="more arguments for pytest"
     )

@@ -150,8 +150,10 @@ def _source(target: Target, boot: str, folder: Path | None) -> dict[str, str]:
 
 
 def _commit(folder: Path) -> str:
-    """The commit of the working tree that a folder is in, where git knows it."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
+    """The commit of this project's working tree that a folder is in, where git knows it."""
+    git = f"git -C {shlex.quote(str(folder))}"
+    tracked = f"{git} ls-files --error-unmatch :/bin/overlay-boot > /dev/null 2>&1"
+    command = ["sh", "-c", f"{tracked} && {git} describe --always --dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:

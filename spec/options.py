@@ -23,6 +23,20 @@ def _shard(text: str) -> str:
     return text
 
 
+def _factor(text: str) -> float:
+    factor = float(text)
+    if not 0 < factor < 1e6:
+        raise argparse.ArgumentTypeError(f"{text}: wanted is a factor above 0")
+    return factor
+
+
+def number(text: str) -> str:
+    """How many tests run at once: a number from 1, or auto. Raises ArgumentTypeError."""
+    if text != "auto" and not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text}: wanted is a number from 1, or auto")
+    return text
+
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "target": {"default": "here", "help": "here (default), host, ssh://MACHINE, vm://SUITE"},
     "implementation": {
@@ -45,7 +59,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "patience": {
         "metavar": "FACTOR",
-        "type": float,
+        "type": _factor,
         "default": 1.0,
         "help": "wait so many times as long as the measured target needs (default 1)",
     },

@@ -160,6 +160,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
 
 
+@pytest.hookimpl(trylast=True)  # shares are of what -k has picked
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests of which no clause is in force, and those of other shards."""
     page = config.getoption("--page") or "ours"

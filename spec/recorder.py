@@ -92,7 +92,7 @@ class Recorder:
         """Take away earlier results: those that are found afterwards are of this run."""
         if path := self.config.getoption("--results"):
             try:
-                results.regular(path)
+                results.writable(path)
             except results.ResultsError as error:
                 raise pytest.UsageError(str(error)) from None
             path.unlink(missing_ok=True)
@@ -152,7 +152,12 @@ class Recorder:
         """Judge the clauses, write the results, and let them decide the exit status."""
         for name in self.running:
             self.take(broken(name, "the run ended in the middle of this test"))
-        if not self.tests:
+        empty = (
+            session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and self.config.option.shard
+        )
+        if empty:  # of few tests, in many parts
+            session.exitstatus = pytest.ExitCode.OK
+        elif not self.tests:
             return
         for outcome in self.whole:
             self.take(outcome)

@@ -32,9 +32,10 @@ def summary(results: Results) -> list[str]:
     columns = [column for column in reversed(SHOWN) if rows[-1][1].get(column)]
     if results["selection"] and "untested" in columns:
         columns.remove("untested")
+    only = f", only {results['selection']}" if results["selection"] else ""
     width = max(len(name) for name, _ in rows)
     lines = [
-        f"{label(results)} on {place(results)}, page {results['page']}, {results['started']}",
+        f"{label(results)} on {place(results)}, page {results['page']}, {results['started']}{only}",
         " ".join([" " * width, *(f"{column:>12}" for column in columns)]),
     ]
     for name, counts in rows:
@@ -143,8 +144,8 @@ def _tap(text: str) -> str:
 
 
 def compare(before: Results, after: Results) -> list[tuple[str, str]]:
-    """What differs between two runs, whatever page was in force: a word (worse, better, or unknown
-    where one of the verdicts is neither pass nor fail) and a line, the worse first.
+    """What differs between two runs, whatever page was in force: a word (worse where it fails now,
+    better where it passes now, else unknown) and a line, the worse first.
 
     A test is told of only where the verdicts on its clauses do not tell it.
     """
@@ -159,11 +160,17 @@ def compare(before: Results, after: Results) -> list[tuple[str, str]]:
         pair = was[name]["verdict"], now[name]["verdict"]
         if pair[0] != pair[1]:
             found.append(_change(name, *pair, now[name]["promise"]))
+    for (
+        name,
+        test,
+    ) in now.items():  # what tells of the run as a whole is there only where it is bad
+        if name not in was and not test["clauses"] and test["verdict"] != "pass":
+            found.append(_change(name, None, test["verdict"], test["reason"] or ""))
     order = ("worse", "unknown", "better")
     return sorted(found, key=lambda row: order.index(row[0]))
 
 
 def _change(name: str, old: str | None, new: str | None, says: str) -> tuple[str, str]:
     pair = (old or "untested", new or "untested")
-    word = {("fail", "pass"): "better", ("pass", "fail"): "worse"}.get(pair, "unknown")
+    word = {"pass": "better", "fail": "worse"}.get(pair[1], "unknown")
     return word, f"{name}: {pair[0]} -> {pair[1]}: {one_line(says)}"

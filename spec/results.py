@@ -273,7 +273,8 @@ def load(path: Path) -> Results:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultsError(f"{path}: cannot be read as results: {error}") from None
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+    known = isinstance(data, dict) and data.get("schema") == SCHEMA
+    if not known or not Results.__required_keys__ <= data.keys():
         raise ResultsError(f"{path}: not results of schema {SCHEMA}: make them anew with spec run")
     return cast(Results, data)
 
@@ -283,6 +284,16 @@ def regular(path: Path) -> None:
     replace."""
     if path.exists() and not path.is_file():
         raise ResultsError(f"{path}: it is not a regular file: name another for the results")
+
+
+def writable(path: Path) -> None:
+    """Make a file where results are to be, to see that it can be. Raises ResultsError."""
+    regular(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise ResultsError(f"{path}: the results cannot be written: {error.strerror}") from None
 
 
 def save(results: Results, path: Path) -> None:

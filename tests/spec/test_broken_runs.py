@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from spec import report, results, shards
+from spec import recorder, report, results, shards
+from spec.__main__ import main
 from spec.conftest import tree_of
 from spec.leftovers import Difference
 from spec.report_view import Run
@@ -182,3 +183,72 @@ def test_a_test_that_ends_its_process_leaves_no_results(pytester: pytest.Pyteste
     command = [sys.executable, "-m", "pytest", "-p", "spec.plugin", "--results=r.json"]
     subprocess.run(command, cwd=pytester.path, check=False, capture_output=True)
     assert not (pytester.path / "r.json").exists()
+
+
+def test_a_part_of_few_tests_may_be_empty(pytester: pytest.Pytester) -> None:
+    """What -k has picked is shared out evenly, and a part that gets none of it is no failure."""
+    parts = []
+    for part in (1, 2, 3):
+        done, data = run(
+            pytester, PASSES + TESTS, f"--shard={part}/3", "-k", "test_pass or test_too"
+        )
+        assert done.ret == 0
+        parts.append(data)
+    assert sorted(len(part["tests"]) for part in parts) == [0, 1, 1]
+    assert len(shards.merge(parts)["tests"]) == 2
+
+
+def test_compare_tells_of_a_run_that_broke(pytester: pytest.Pytester) -> None:
+    data: Any = run(pytester, PASSES)[1]
+    broke = {**data, "tests": [*data["tests"], recorder.broken(recorder.WHOLE, "no disk")]}
+    assert report.compare(data, data) == []
+    said = report.compare(data, broke)
+    assert [word for word, _ in said] == ["unknown"] and "no disk" in said[0][1]
+
+
+def test_compare_goes_by_how_it_is_now(pytester: pytest.Pytester) -> None:
+    """Also where the promise was not tested before."""
+    whole: Any = run(pytester, PASSES)[1]
+    part: Any = run(pytester, PASSES, "-k", "test_too")[1]
+    assert [word for word, _ in report.compare(part, whole)] == ["better"]
+    assert [word for word, _ in report.compare(whole, part)] == ["unknown"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["-n", "x"], ["-n", "-1"], ["-n", "0"]),
+        *(["--patience", "0"], ["--patience", "nan"], ["--patience", "-1"], ["--patience", "inf"]),
+        *(["--shard", "1"], ["--shard", "x/y"], ["--shard", "2/1"]),
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_in_an_option_is_told_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["spec", "run", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 2 and words[0] in said and "invalid literal" not in said, said
+
+
+def test_a_place_that_takes_no_results_is_told_before_anything_runs(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(HEAD + PASSES)
+    done = pytester.runpytest("-p", "spec.plugin", "--results=/proc/r.json")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    done.stderr.fnmatch_lines(["*/proc/r.json: the results cannot be written: *"])
+
+
+def test_results_that_are_none_are_one_line(tmp_path: Path) -> None:
+    for text in (
+        "",
+        "[]",
+        '{"schema": 1}',
+        "\udcff".encode(errors="surrogateescape").decode("latin-1"),
+    ):
+        (tmp_path / "r.json").write_text(text)
+        with pytest.raises(results.ResultsError, match=r"^\S+r.json: .*[^\n]*$"):
+            results.load(tmp_path / "r.json")
