@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import inspect
 import tomllib
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from spec.catalogue import Catalogue
 from spec.clauses import FOLDER, Clause, PageError, clauses
 
 SOURCE = FOLDER.parent
+HINTS = 6  # names, at most, that a wrong one may stand for
 FAULTS = SOURCE / "tests/mutants/faults.toml"
 
 
@@ -25,11 +28,20 @@ def where(names: list[str], found: Catalogue) -> list[str]:
     lines: list[str] = []
     for name in names:
         if name not in clauses():
-            near = [known for known in clauses() if name in known or known in name]
-            hint = f"; near: {', '.join(near[:6])}" if near else "; see spec list"
-            raise PageError(f"no man page has the clause {name}{hint}")
+            raise PageError(
+                f"no man page has the clause {name or repr(name)}{_hint(name.lower())}"
+            )
         lines += ["", *about(clauses()[name], found)]
     return lines[1:]
+
+
+def _hint(name: str) -> str:
+    """What else may be meant."""
+    begins = [known for known in clauses() if name and known.startswith(name)]
+    has = [known for known in clauses() if name and known not in begins and name in known]
+    near = begins + has or get_close_matches(name, clauses())
+    more = f" and {len(near) - HINTS} more" if len(near) > HINTS else ""
+    return f"; near: {', '.join(near[:HINTS])}{more}" if near else "; see python -m spec list"
 
 
 def about(clause: Clause, found: Catalogue) -> list[str]:
@@ -56,32 +68,75 @@ def _test(name: str) -> list[str]:
 
 
 @cache
-def _faults() -> list[dict[str, Any]]:
+def faults() -> list[dict[str, Any]]:
+    """The rows of faults.toml."""
     found: list[dict[str, Any]] = tomllib.loads(FAULTS.read_text(encoding="utf-8"))["fault"]
     return found
 
 
+def edits_of(fault: dict[str, Any]) -> list[dict[str, str]]:
+    """What a fault changes: file, find, replace; or file alone, to be taken away."""
+    keys = ("file", "find", "replace")
+    return fault.get("edits") or [{key: fault[key] for key in keys if key in fault}]
+
+
+def place(root: Path, name: str) -> Path:
+    """The file of that name in the source tree, or in its package."""
+    here = root / name
+    return here if here.exists() else root / "overlay_boot" / name
+
+
+def misfit(edit: dict[str, str], source: Path = SOURCE) -> str:
+    """Why an edit does not fit the sources any longer; empty if it does."""
+    path = place(source, edit["file"])
+    if not path.exists():
+        return f"{edit['file']} is not there"
+    count = path.read_text(encoding="utf-8").count(edit.get("find", ""))
+    if "find" in edit and count != 1:
+        return f"{edit['file']} has {count} times: {edit['find']!r}"
+    return ""
+
+
 def code(clause: str, source: Path = SOURCE) -> tuple[list[str], list[str]]:
-    """The places that keep a clause, and the faults that no longer fit; none without the tree."""
+    """The places that keep a clause, and the faults that no longer fit; none without the tree.
+
+    The place of an edit is the first line that it changes, unless the fault says that it lies
+    elsewhere: `keeps`, texts each after the name of a file.
+    """
     if not FAULTS.exists():
         return [], ["the code is shown where the source tree is"]
     places: list[str] = []
     gone: list[str] = []
-    for fault in _faults():
-        if clause not in fault["clauses"]:
-            continue
-        for edit in fault.get("edits") or [fault]:
-            file = edit["file"]
-            path = next(
-                (p for p in (source / file, source / "overlay_boot" / file) if p.exists()), None
-            )
-            text = path.read_text(encoding="utf-8") if path else ""
-            wanted = edit.get("find", "")
-            if path is None or wanted not in text:
-                gone.append(f"{file}: the fault {fault['name']!r} no longer fits")
+    for fault in (fault for fault in faults() if clause in fault["clauses"]):
+        for edit in places_of(fault):
+            if why := misfit(edit, source):
+                gone.append(f"the fault {fault['name']!r} no longer fits: {why}")
                 continue
-            number = text.count("\n", 0, text.index(wanted) + len(wanted) - len(wanted.lstrip()))
+            path = place(source, edit["file"])
+            text = path.read_text(encoding="utf-8")
+            wanted = edit.get("find", "")
+            number = text.count("\n", 0, text.index(wanted) + _difference(edit))
             row = f"{path.relative_to(source)}:{number + 1}: {text.splitlines()[number].strip()}"
             if row not in places:
                 places.append(row)
     return places, gone
+
+
+def places_of(fault: dict[str, Any]) -> list[dict[str, str]]:
+    """Where to look for what a fault is about: its edits, or what stands for them."""
+    pairs = (each.split(": ", 1) for each in fault.get("keeps", []))
+    return [{"file": file, "find": text} for file, text in pairs] or edits_of(fault)
+
+
+def _difference(edit: dict[str, str]) -> int:
+    """How far into what an edit finds the first of its changes lies, in a line that is not blank."""
+    before, after = edit.get("find", ""), edit.get("replace", "")
+    same = len(commonprefix([before, after])) if after else 0
+    rest = before[same:]
+    return (
+        same + len(rest) - len(rest.lstrip())
+        if rest.strip()
+        else len(before.rstrip()) - 1
+        if before
+        else 0
+    )

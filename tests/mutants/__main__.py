@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,9 +22,9 @@ from pathlib import Path
 
 from spec.catalogue import Catalogue, collect
 from spec.clauses import clauses, in_force
+from spec.where import SOURCE, edits_of, misfit, place, places_of
+from spec.where import faults as rows
 
-SOURCE = Path(__file__).parents[2]
-FAULTS = Path(__file__).with_name("faults.toml")
 TESTED = ("must", "default")  # the levels of which every clause needs a fault
 LIMIT = 600  # seconds for the tests of one fault
 
@@ -49,14 +48,13 @@ class Fault:
             if clause not in clauses():
                 yield f"{self.name}: no man page has the clause {clause}"
         for edit in self.edits:
-            text = place(SOURCE, edit).read_text()
-            if "find" in edit and (count := text.count(edit["find"])) != 1:
-                yield f"{self.name}: {edit['file']} has {count} times: {edit['find']!r}"
+            if why := misfit(edit, SOURCE):
+                yield f"{self.name}: {why}"
 
     def apply(self, root: Path) -> None:
         """Make it in the copy of the implementation at root."""
         for edit in self.edits:
-            path = place(root, edit)
+            path = place(root, edit["file"])
             if "find" not in edit:
                 path.unlink()
                 continue
@@ -66,21 +64,15 @@ class Fault:
                 compile(text, str(path), "exec")
 
 
-def place(root: Path, edit: dict[str, str]) -> Path:
-    """The file that an edit is about."""
-    here = root / edit["file"]
-    return here if here.exists() else root / "overlay_boot" / edit["file"]
-
-
 def load() -> list[Fault]:
     """The faults. Raises MutantError where one does not fit, or a promise has none."""
-    faults = []
-    for row in tomllib.loads(FAULTS.read_text())["fault"]:
-        edits = row.pop("edits", None) or [
-            {key: row.pop(key) for key in ("file", "find", "replace") if key in row}
-        ]
-        faults.append(Fault(edits=edits, **row))
+    faults = [
+        Fault(row["name"], row["clauses"], edits_of(row), row.get("target", "here"))
+        for row in rows()
+    ]
     problems = [line for fault in faults for line in fault.problems()]
+    wrong = ((row["name"], misfit(edit)) for row in rows() for edit in places_of(row))
+    problems += [line for name, why in wrong if why and (line := f"{name}: {why}") not in problems]
     noticed = {clause for fault in faults for clause in fault.clauses}
     for clause in in_force("ours").values():
         if clause.level in TESTED and clause.id not in noticed:
