@@ -72,8 +72,8 @@ bench: setup ## beside Debian's version and other containers
 	@$(SUDO) $(BIN)/python -m bench $(ARGS)
 
 conformance: setup ## docs/conformance.md of the results in build/spec
-	@$(BIN)/python -m spec conformance $(filter-out %-part.json,$(sort $(wildcard build/spec/*.json))) > docs/conformance.new
-	mv docs/conformance.new docs/conformance.md
+	@$(BIN)/python -m spec conformance $(filter-out %-part.json,$(sort $(wildcard build/spec/*.json))) > build/conformance.md
+	mv build/conformance.md docs/conformance.md
 
 man: $(wildcard spec/*.8.adoc) ## the man pages as roff and HTML, in build/man
 	@$(call install,man)

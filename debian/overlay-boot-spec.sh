@@ -1,3 +1,3 @@
 #!/bin/sh
 # python -m spec, whatever the current folder holds (-P).
-PYTHONPATH=/usr/share/overlay-boot-spec PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3 -P -m spec "$@"
+OVERLAY_BOOT_SPEC_NAME=overlay-boot-spec PYTHONPATH=/usr/share/overlay-boot-spec PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3 -P -m spec "$@"

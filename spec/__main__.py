@@ -197,7 +197,7 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    name = Path(sys.argv[0]).name
+    name = os.environ.get("OVERLAY_BOOT_SPEC_NAME") or Path(sys.argv[0]).name
     parser = argparse.ArgumentParser(
         name if name.startswith("overlay-") else "python -m spec", description=__doc__
     )

@@ -40,7 +40,7 @@ def _implementation(config: pytest.Config) -> Path | None:
         if (folder / "overlay-boot").exists():
             return folder
     raise TargetError(
-        "there is no overlay-boot here: run `make setup`, or give --implementation or --deb"
+        "there is no overlay-boot here: run `make setup` in a clone, or give --implementation or --deb"
     )
 
 

@@ -162,7 +162,7 @@ def test_collecting_needs_no_root() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "there is no overlay-boot here: run `make setup`"),
+        ([], "there is no overlay-boot here: run `make setup` in a clone"),
         (["--implementation=/nowhere"], "there is no command /nowhere/overlay-boot"),
         (["--target=ssh://root@127.0.0.1:9"], "ssh: connect to host"),
         (["--target=where"], "--target where: here, host, ssh"),
