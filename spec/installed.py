@@ -75,7 +75,7 @@ def install(target: Target, folder: Path | None, deb: Path | None) -> dict[str, 
     if where and (
         others := [path for path in paths if path and path != f"{where}/{Path(path).name}"]
     ):
-        raise TargetError(f"{folder} has no commands of these names: {', '.join(others)}")
+        raise TargetError(f"{folder} lacks commands that are elsewhere: {', '.join(others)}")
     tried = target.run("overlay-boot --help < /dev/null")
     if tried.status in (126, 127):
         raise TargetError(f"{boot} cannot be run on {target.name}: {tried.err.strip()}")

@@ -83,9 +83,7 @@ class Recorder:
         self.results: Results | None = None
         self.running: dict[str, None] = {}  # the tests that have begun and not ended
         self.ended = 0  # so many have
-        self.died = (
-            0  # workers that ended before their time, but for those that a test accounts for
-        )
+        self.died = 0  # workers, but for those whose test tells of it
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
@@ -152,9 +150,8 @@ class Recorder:
         """Judge the clauses, write the results, and let them decide the exit status."""
         for name in self.running:
             self.take(broken(name, "the run ended in the middle of this test"))
-        empty = (
-            session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and self.config.option.shard
-        )
+        nothing = session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
+        empty = nothing and self.config.option.shard
         if empty:  # of few tests, in many parts
             session.exitstatus = pytest.ExitCode.OK
         elif not self.tests:

@@ -79,9 +79,11 @@ class Subhost:
         """`on_host`; the seconds that it took, and for how many of these the machine stood still."""
         self._note_command(command, "")
         beats = f"{self.folder}/beats"
-        beat = "import time\nwhile True: print(time.time_ns(), flush=True); time.sleep(0.5)"
+        beat = (
+            "import time\nfor _ in range(1200): print(time.time_ns(), flush=True); time.sleep(0.5)"
+        )
         done = self.watched(
-            f"date +%s%N > {beats}; python3 -c {shlex.quote(beat)} >> {beats} 2>&1 & beat=$!\n"
+            f"date +%s%N > {beats}; python3 -c {shlex.quote(beat)} >> {beats} 2> /dev/null & beat=$!\n"
             f"{command}\nstatus=$?; date +%s%N >> {beats}; kill $beat; exit $status",
             timeout=timeout,
         )

@@ -128,3 +128,27 @@ def test_a_look_that_fails_or_is_cut_off_is_an_error(
     target.patience = 0.01
     with pytest.raises(TargetError):
         leftovers.look(target)
+
+
+def test_a_folder_that_lacks_commands_is_no_implementation(
+    target: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of another one, further on in PATH, are not tested in their place."""
+    build = tmp_path / "build"
+    build.mkdir()
+    (build / "overlay-boot").write_text(SCRIPT)
+    (build / "overlay-boot").chmod(0o755)
+    target.put("/opt/other/overlay-go", SCRIPT, 0o755)
+    monkeypatch.setattr(target, "path", f"/opt/other:{target.path}")
+    with pytest.raises(TargetError, match=r"build lacks commands .*: /opt/other/overlay-go$"):
+        install(target, build, None)
+
+
+def test_the_version_is_that_of_what_is_tested(target: Here, tmp_path: Path) -> None:
+    """Not the commit of the spec, nor that of whatever repository it lies in."""
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    build = tmp_path / "bin"
+    build.mkdir()
+    (build / "overlay-boot").write_text('#!/bin/sh\necho "overlay-boot 9.9"\n')
+    (build / "overlay-boot").chmod(0o755)
+    assert install(target, build, None)["version"] == "9.9"
