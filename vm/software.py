@@ -35,6 +35,8 @@ def _files_of(folder: Path) -> Iterable[str]:
     found = [str(path.relative_to(folder)) for path in _walk(folder, unreadable)]
     if unreadable:
         raise RequestError(f"{unreadable[0].filename}: {unreadable[0].strerror}")
+    if packages := [name for name in found if name.endswith(".deb") and "/" not in name]:
+        raise RequestError(f"{folder}: a folder of packages: give one of {' '.join(packages)}")
     if not found:
         raise RequestError(f"{folder}: an empty folder, nothing to lay over the machine's root")
     return found
@@ -61,7 +63,7 @@ def _files_in(package: Path) -> Iterable[str]:
             r"(?m)^ \S+ \d+ \S+ \S+ (\S+\.deb)$", package.read_text("utf-8", "replace")
         )
         raise RequestError(
-            f"{package}: a list of what was built; give a package: {' '.join(named)}"
+            f"{package}: a list of what was built; give a package: {' '.join(named) or 'it has none'}"
         )
     fields = _dpkg_deb(package, "--field", package.absolute(), "Architecture", "Package")
     about = dict(line.split(": ", 1) for line in fields.splitlines() if ": " in line)

@@ -87,6 +87,15 @@ def test_a_folder_that_brings_nothing_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty/usr/bin").mkdir(parents=True)
     assert "an empty folder" in refused(tmp_path / "empty")
     assert "no command thing in usr/bin" in refused(tree(tmp_path / "flat", "thing"), "thing")
+    (tmp_path / "debs").mkdir()
+    (tmp_path / "debs/a_1_all.deb").touch()
+    assert "a folder of packages: give one of a_1_all.deb" in refused(tmp_path / "debs")
+
+
+def test_an_empty_word_is_no_path(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a variable that is not set: not all of the current folder is laid over the root."""
+    assert cli.main(["up", "--install", ""]) == 2
+    assert "an empty word is no path" in capsys.readouterr().err
 
 
 def test_it_is_looked_at_before_a_machine_starts(
