@@ -17,7 +17,7 @@ from spec.installed import install
 from spec.leftovers import Seen, difference, look
 from spec.plugin import describe, judge_run, precondition, record_evidence
 from spec.subhost import MAKE_TINY, ROOT, TINY, Subhost
-from spec.targets import Here, Host, Ssh, Target, TargetError
+from spec.targets import OWN, Here, Host, Ssh, Target, TargetError
 from spec.virtual import Virtual, fresh_each
 
 WORKERS = "one machine cannot be shared: -n 1, or no -n, with this target"
@@ -104,7 +104,9 @@ def tree_of(folder: Path) -> Path:
     if folder.name not in ("bin", "sbin"):
         return folder
     tree = folder.parent
-    return tree.parent if (tree / "pyvenv.cfg").exists() else tree
+    around = tree.parent if (tree / "pyvenv.cfg").exists() else tree
+    hidden = (*OWN, "/")  # of which the sandbox shows only what is in them
+    return next((each for each in (around, tree) if str(each) not in hidden), folder)
 
 
 def make_target(config: pytest.Config) -> Target:

@@ -95,12 +95,17 @@ class Driver:
         fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def kill(self, name, file):
-        try:
-            with open(file) as pid:
-                os.kill(int(pid.read()), getattr(signal, name))
-        except (FileNotFoundError, ProcessLookupError):
-            return False
-        return True
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                with open(file) as pid:
+                    os.kill(int(pid.read()), getattr(signal, name))
+                return True
+            except (FileNotFoundError, ValueError):  # not written yet
+                time.sleep(0.1)
+            except ProcessLookupError:
+                break
+        return False
 
     def hang_up(self):
         os.close(self.terminal)

@@ -145,7 +145,9 @@ def _source(target: Target, boot: str, folder: Path | None) -> dict[str, str]:
         return {"name": name, "version": owner[1], "source": boot, "package": " ".join(owner)}
     version = folder and _commit(folder)
     if not version:
-        version = target.run("overlay-boot --version < /dev/null").out.strip()[:40].split(" ")[-1]
+        said = target.run("overlay-boot --version < /dev/null")
+        words = said.out.split()
+        version = words[-1][:40] if not said.status and 0 < len(words) < 4 else ""
     return {"name": name, "version": version, "source": boot}
 
 

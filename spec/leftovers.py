@@ -25,9 +25,9 @@ cat /proc/[0-9]*/stat 2>/dev/null | awk '{
     if (int($7 / 2097152) % 2 == 0 && name ~ /^\.?reaper$|^dummy_|^overlay-/)
         print pid, name " (pid " pid ", started at " $20 ")"
 }' | while read -r pid about; do
-    whose=$(tr '\0' ' ' < /proc/$pid/cmdline; grep -m 1 -o /opt/subhost/.* /proc/$pid/mounts) || :
-    echo "process $about $whose" | tr -d '\n'
-    echo
+    whose=$({ tr '\0' ' ' < /proc/$pid/cmdline; grep -m 1 -o '/opt/subhost/.*' /proc/$pid/mounts; } |
+        tr '\n' ' ') || :
+    printf 'process %s %s\n' "$about" "$whose"
 done
 echo complete"""
 MINE = re.compile(r"/opt/subhost|\bs\d+x\d+")  # folder and names of the spec's subhosts
@@ -46,7 +46,8 @@ class Difference:
 
     @property
     def mine(self) -> bool:
-        """Whether any of it bears the marks of a subhost of the spec, and not all may be others'."""
+        """Whether any of it bears the marks of a subhost of the spec, so that it cannot all be
+        somebody else's."""
         return any(MINE.search(line) for line in self.left | self.lost)
 
     def __str__(self) -> str:

@@ -12,6 +12,8 @@ from spec.shards import parse
 
 
 def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty word is no path")
     return Path(text).absolute()
 
 
@@ -24,9 +26,12 @@ def _shard(text: str) -> str:
 
 
 def _factor(text: str) -> float:
-    factor = float(text)
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0
     if not 0 < factor < 1e6:
-        raise argparse.ArgumentTypeError(f"{text}: wanted is a factor above 0")
+        raise argparse.ArgumentTypeError(f"{text}: wanted is a factor above 0, below a million")
     return factor
 
 

@@ -21,7 +21,7 @@ import pytest
 from spec import expectations
 from spec.clauses import FOLDER, PageError, clauses
 from spec.options import OPTIONS, add_options
-from spec.recorder import About, Recorder
+from spec.recorder import About, Recorder, page_of
 from spec.results import Evidence, Outcome, clean, excuse, one_line
 from spec.shards import parse, share
 
@@ -98,10 +98,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start the books of this run; with xdist only the controller's are kept."""
     os.umask(0o022)  # tests make files for other users, whoever runs them
     config.addinivalue_line("markers", "clause(*ids): the promises of the man pages it checks")
-    if config.option.setuponly or config.option.setupplan:
-        raise pytest.UsageError(
-            "--setup-only and --setup-plan run no test: there is nothing to judge"
-        )
     about = config.stash.setdefault(_ABOUT, {})
     whole = config.stash.setdefault(_WHOLE, [])
     try:
@@ -163,7 +159,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(trylast=True)  # shares are of what -k has picked
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests of which no clause is in force, and those of other shards."""
-    page = config.getoption("--page") or "ours"
+    page = page_of(config)
+    if (config.option.setuponly or config.option.setupplan) and any(map(_ours, items)):
+        raise pytest.UsageError(
+            "--setup-only and --setup-plan run no test: there is nothing to judge"
+        )
     out = [item for item in items if not config.option.all and not promised(item, page)]
     if shard := config.option.shard:
         mine = share([name_of(item) for item in items if item not in out], *parse(shard))
@@ -254,7 +254,7 @@ def pytest_runtest_makereport(
         for clause in (clauses()[name] for name in ids_of(item)):
             report.sections.append((f"promised: {clause.id}, {clause.place}", clause.sentence))
         report.sections += [(seen["title"], seen["text"]) for seen in found["evidence"]]
-    page = item.config.getoption("--page") or "ours"
+    page = page_of(item.config)
     if verdict == "fail" and not promised(item, page):
         expected = f"page {page} does not promise it"
     if expected and (verdict == "fail" or report.when == "call"):

@@ -71,6 +71,11 @@ def broken(nodeid: str, why: str) -> Outcome:
     }
 
 
+def page_of(config: pytest.Config) -> str:
+    """The version of the page whose promises are in force."""
+    return config.getoption("--page") or "ours"
+
+
 class Recorder:
     """The plugin object of the process that prints: the only one, or xdist's controller."""
 
@@ -83,7 +88,7 @@ class Recorder:
         self.results: Results | None = None
         self.running: dict[str, None] = {}  # the tests that have begun and not ended
         self.ended = 0  # so many have
-        self.died = 0  # workers, but for those whose test tells of it
+        self.died = 0  # workers that died outside of a test
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
@@ -158,13 +163,15 @@ class Recorder:
             return
         for outcome in self.whole:
             self.take(outcome)
+        why: list[str] = []
         wanted = self.ended if session.shouldfail else session.testscollected
         if session.shouldstop or session.exitstatus in BROKEN or self.ended < wanted:
-            why = f"{self.ended} of {session.testscollected} tests came to their end"
-            self.take(broken(WHOLE, f"{why}: {session.shouldstop}" if session.shouldstop else why))
-        if self.died > 0:
-            self.take(broken(WHOLE, f"{self.died} of the workers died outside of a test"))
-        page = self.config.getoption("--page") or "ours"
+            why.append(f"{self.ended} of {session.testscollected} tests came to their end")
+        why += [str(session.shouldstop)] if session.shouldstop else []
+        why += [f"{self.died} of the workers died outside of a test"] if self.died > 0 else []
+        if why:
+            self.take(broken(WHOLE, ": ".join(why)))
+        page = page_of(self.config)
         about = self.about.get("implementation", {})
         expected = known(about, self.config.getoption("--expectations"))
         tests = sorted(self.tests.values(), key=lambda test: test["id"])

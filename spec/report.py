@@ -160,10 +160,8 @@ def compare(before: Results, after: Results) -> list[tuple[str, str]]:
         pair = was[name]["verdict"], now[name]["verdict"]
         if pair[0] != pair[1]:
             found.append(_change(name, *pair, now[name]["promise"]))
-    for (
-        name,
-        test,
-    ) in now.items():  # what tells of the run as a whole is there only where it is bad
+    # What tells of the run as a whole is there only where it is bad.
+    for name, test in now.items():
         if name not in was and not test["clauses"] and test["verdict"] != "pass":
             found.append(_change(name, None, test["verdict"], test["reason"] or ""))
     order = ("worse", "unknown", "better")

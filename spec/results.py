@@ -280,7 +280,7 @@ def load(path: Path) -> Results:
 
 
 def regular(path: Path) -> None:
-    """Raise ResultsError where a path is of something else than a file, which a new one would
+    """Raise ResultsError where there is something other than a regular file, which the results would
     replace."""
     if path.exists() and not path.is_file():
         raise ResultsError(f"{path}: it is not a regular file: name another for the results")

@@ -68,9 +68,12 @@ def merge(runs: list[Results], expectations: Path | None = None) -> Results:
         else:  # about the run as a whole
             recorder.merge(tests[test["id"]], test)
     selection, missing = _selection([run["selection"] for run in runs])
+    if not tests:
+        raise ResultsError("no test was chosen in any part")
     if missing:
-        why = recorder.broken(recorder.WHOLE, f"there are no results of {missing}")
-        tests[why["id"]] = why
+        said = [f"there are no results of {missing}"]
+        said += [tests[recorder.WHOLE]["details"] or ""] if recorder.WHOLE in tests else []
+        tests[recorder.WHOLE] = recorder.broken(recorder.WHOLE, "; ".join(said))
     ordered = sorted(tests.values(), key=lambda test: test["id"])
     return {
         **first,

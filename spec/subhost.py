@@ -89,7 +89,8 @@ class Subhost:
         )
         times = [int(time) / 1e9 for time in self.target.read(beats).split()]
         gaps = [after - before for before, after in pairwise(times)]
-        return done, times[-1] - times[0], sum(gap - 1 for gap in gaps if gap > 1.5)
+        stood = sum(gap - 1 for gap in gaps if gap > 1.5) if len(gaps) > 1 else 0.0  # no python3
+        return done, times[-1] - times[0], stood
 
     def rest(self) -> None:
         """Wait until nothing is at work any longer that was started since the test began."""

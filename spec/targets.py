@@ -145,11 +145,16 @@ class Target(ABC):
         """Take the target down."""
 
 
-KEPT = ("HOME", "LOGNAME", "PATH", "SSH_AUTH_SOCK", "TERM", "USER")  # of the environment
+KEPT = ("HOME", "LOGNAME", "PATH", "TERM", "USER")  # of the environment
 
 
 class Process(Target):
     """A target that a process of this machine reaches."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """That of the process: nothing that helps the spec may help what is tested."""
+        return {name: os.environ[name] for name in KEPT if name in os.environ}
 
     @abstractmethod
     def argv(self, command: str) -> list[str]:
@@ -162,7 +167,7 @@ class Process(Target):
         limit = timeout * self.patience
         with subprocess.Popen(
             self.argv(self.whole(command)),
-            env={name: os.environ[name] for name in KEPT if name in os.environ},
+            env=self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -200,6 +205,11 @@ class Host(Process):
 
 class Ssh(Process):
     """Any machine that root can log in to, over one shared connection."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """All, for ssh itself, which hands none of it on."""
+        return dict(os.environ)
 
     def __init__(self, url: str) -> None:
         self.name = url

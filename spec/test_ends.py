@@ -88,11 +88,12 @@ def test_a_stop_script_that_hangs_keeps_no_other_from_its_time(subhost: Subhost)
 @clause("stop-timeout-default")
 def test_stop_scripts_have_a_minute_and_a_half_by_default(subhost: Subhost) -> None:
     """A stop script that does not end is ended after 90 s."""
-    endless = "[ $1 = start ] || { sleep 999; echo late >> /told; }"
+    endless = "[ $1 = start ] || { sleep 998; echo late >> /told; }"
     subhost.boot(scripts(subhost, endless=endless))
     done, took, stood = subhost.timed(f"overlay-stop {subhost.name}", timeout=180)
     one_line(done, 1, "endless")
     assert "late" not in told(subhost)
+    assert not subhost.target.run("pgrep -f 'sleep 99[8]'").out, done
     limit = 90 + 10 + 5 * subhost.target.patience
     assert took >= 89 and subhost.in_time(took - stood, limit), took
 

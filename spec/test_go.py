@@ -254,6 +254,7 @@ def test_a_terminal_that_nobody_reads(subhost: Subhost) -> None:
     """While no output is taken SIGTERM ends a command that prints for ever, and one that is done."""
     subhost.boot()
     for command in ("yes", "seq 60000"):
+        subhost.prepare_host(f"rm -f {subhost.go_pid}")
         result = fulfilled(
             drive(
                 subhost,

@@ -222,13 +222,19 @@ def test_a_command_that_stops_itself_stops_nobody_else(subhost: Subhost) -> None
 def test_killed_while_the_command_keeps_stopping(subhost: Subhost) -> None:
     """When overlay-go is killed, a command that ignores signals and stops itself again and
     again ends all the same."""
-    subhost.put("root/stops", "#!/bin/sh\ntrap '' HUP TERM INT; while :; do kill -STOP $$; done\n")
+    subhost.put(
+        "root/stops",
+        "#!/bin/sh\ntrap '' HUP TERM INT; echo ready\nwhile :; do kill -STOP $$; done\n",
+    )
     subhost.boot()
-    drive(
-        subhost,
-        f"exec {subhost.go('/stops')}",
-        ["wait", 1],
-        ["kill", "SIGKILL", subhost.go_pid],
-        ["end", 5],
+    fulfilled(
+        drive(
+            subhost,
+            f"exec {subhost.go('/stops')}",
+            ["see", "ready", 20],
+            ["wait", 1],
+            ["kill", "SIGKILL", subhost.go_pid],
+            ["end", 20],
+        )
     )
     assert subhost.wait("! pgrep -f '[/]stops'", 15)

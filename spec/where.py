@@ -41,7 +41,9 @@ def _hint(name: str) -> str:
     has = [known for known in clauses() if name and known not in begins and name in known]
     near = begins + has or get_close_matches(name, clauses())
     more = f" and {len(near) - HINTS} more" if len(near) > HINTS else ""
-    return f"; near: {', '.join(near[:HINTS])}{more}" if near else "; see python -m spec list"
+    return (
+        f"; near: {', '.join(near[:HINTS])}{more}" if near else "; the command list has them all"
+    )
 
 
 def about(clause: Clause, found: Catalogue) -> list[str]:
@@ -132,11 +134,5 @@ def _difference(edit: dict[str, str]) -> int:
     """How far into what an edit finds the first of its changes lies, in a line that is not blank."""
     before, after = edit.get("find", ""), edit.get("replace", "")
     same = len(commonprefix([before, after])) if after else 0
-    rest = before[same:]
-    return (
-        same + len(rest) - len(rest.lstrip())
-        if rest.strip()
-        else len(before.rstrip()) - 1
-        if before
-        else 0
-    )
+    rest = before[same:].lstrip()
+    return len(before) - len(rest) if rest else max(len(before.rstrip()) - 1, 0)

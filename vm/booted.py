@@ -139,9 +139,9 @@ def _keep(source: Image, made: Shape, state: Path) -> None:
 
 
 def check_clock(machine: Machine, seconds: float = 2.0) -> None:
-    """Raise MachineError where a machine's clock is not as fast as this one's. A kernel measures its
-    processor's at its start, under TCG on a busy machine sometimes by a multiple wrong; all waits in
-    the machine would be too short, or too long."""
+    """Raise MachineError where a machine's clock is not as fast as this one's. A kernel calibrates its
+    clock when it starts; under TCG on a busy machine the result is sometimes wrong by a multiple, and
+    every wait in the machine would be too short or too long."""
     times = []
     for pause in (seconds, 0):
         before = time.monotonic()

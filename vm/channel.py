@@ -96,7 +96,8 @@ class Channel:
         err: Sink | None = None,
         silent: Callable[[], object] = lambda: None,
     ) -> Result:
-        """See Machine.run; `silent` is called again and again while nothing comes. Left by an exception, of a sink for instance, the command is killed."""
+        """See Machine.run. `silent` is called every few seconds while nothing comes. An exception
+        other than MachineError kills the command."""
         output: dict[str, list[bytes]] = {"O": [], "E": []}
         sinks = {"O": out or output["O"].append, "E": err or output["E"].append}
         begin = time.monotonic()

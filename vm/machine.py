@@ -225,7 +225,7 @@ class Machine(ABC):
 
     def copy_out(self, source: str, target: Path, *, timeout: float = 120) -> None:
         """Write a file of the machine to a path here, whole or not at all; through a link, as cp(1).
-        Raises RequestError where there is something else than a file."""
+        Raises RequestError where there is something other than a regular file."""
         target = target.resolve()
         if target.exists() and not target.is_file():
             raise RequestError(f"{target}: not a regular file")

@@ -14,7 +14,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -145,8 +145,16 @@ class QemuMachine(Machine):
             )
 
     def _look(self) -> None:
-        """Raise MachineError where the guest is paused, which no answer can be awaited of."""
-        if self._control().execute("query-status")["status"] == "io-error":
+        """Raise MachineError where the guest is paused: no answer will come."""
+        status = ""
+        with suppress(
+            MachineError
+        ):  # QEMU is busy, or talks to somebody else: the guest may answer
+            status = self._control().execute("query-status")["status"]
+        if self._qmp is not None and (self._process is None or not status):
+            self._qmp.close()  # it has one caller at a time, and may answer late
+            self._qmp = None
+        if status == "io-error":
             raise MachineError("paused")
 
     def snapshot(self, name: str) -> None:

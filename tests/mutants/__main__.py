@@ -26,6 +26,7 @@ from spec.where import SOURCE, edits_of, misfit, place, places_of
 from spec.where import faults as rows
 
 TESTED = ("must", "default")  # the levels of which every clause needs a fault
+KEYS = {"name", "clauses", "target", "keeps", "edits", "file", "find", "replace"}
 LIMIT = 600  # seconds for the tests of one fault
 
 
@@ -47,9 +48,6 @@ class Fault:
         for clause in self.clauses:
             if clause not in clauses():
                 yield f"{self.name}: no man page has the clause {clause}"
-        for edit in self.edits:
-            if why := misfit(edit, SOURCE):
-                yield f"{self.name}: {why}"
 
     def apply(self, root: Path) -> None:
         """Make it in the copy of the implementation at root."""
@@ -71,8 +69,10 @@ def load() -> list[Fault]:
         for row in rows()
     ]
     problems = [line for fault in faults for line in fault.problems()]
-    wrong = ((row["name"], misfit(edit)) for row in rows() for edit in places_of(row))
-    problems += [line for name, why in wrong if why and (line := f"{name}: {why}") not in problems]
+    for row in rows():
+        edits = [*edits_of(row), *places_of(row)]
+        problems += [f"{row['name']}: {why}" for why in dict.fromkeys(map(misfit, edits)) if why]
+        problems += [f"{row['name']}: what is {key}?" for key in row.keys() - KEYS]
     noticed = {clause for fault in faults for clause in fault.clauses}
     for clause in in_force("ours").values():
         if clause.level in TESTED and clause.id not in noticed:

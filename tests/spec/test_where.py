@@ -65,7 +65,7 @@ def test_an_unknown_clause_is_one_line_with_what_is_near() -> None:
     for name, near in (
         ("stop-", "near: stop-.* and [0-9]+ more$"),
         ("GO-SHELL", "near: go-"),
-        ("", "see python -m spec list"),
+        ("", "the command list has them all"),
     ):
         with pytest.raises(PageError, match=near):
             where([name], collect())
