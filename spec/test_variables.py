@@ -60,12 +60,13 @@ def test_the_typical_layout_needs_no_paths(subhost: Subhost) -> None:
 def test_log_is_the_log(subhost: Subhost) -> None:
     """What the commands of INIT print is in the file that LOG names, also when they print it later,
     while the subhost runs."""
-    later = "{ until [ -e /late ]; do sleep 0.1; done; echo spoken later; } &"
+    later = "{ read line < /late; echo spoken later; } &"
+    subhost.prepare_host(f"mkfifo {subhost.folder}/root/late")
     subhost.put("init", f"#!/bin/sh\necho 'echo spoken in the subhost; {later} exec /.reaper'\n")
     subhost.start(f"INIT= {subhost.folder}/init")
     assert subhost.wait(f"grep -q '^spoken in the subhost' {subhost.log}", 20)
     assert subhost.up()
-    subhost.inside("touch /late")
+    subhost.inside("echo > /late")
     assert subhost.wait(f"grep -q '^spoken later' {subhost.log}", 20)
 
 
