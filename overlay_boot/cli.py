@@ -147,8 +147,7 @@ def out(text: str) -> None:
 
 
 def err(text: str) -> None:
-    """Print a line to standard error, if that can be; of a long one its beginning, which names what
-    it is about, and its end, which tells what to do."""
+    """Print a line to standard error, if that can be; of a long one its beginning and its end."""
     line = printable(text)
     if len(line) > LINE:
         line = f"{line[: LINE // 2]}...{line[-LINE // 3 :]}"

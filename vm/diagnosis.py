@@ -33,6 +33,15 @@ def last_words(folder: Path, process: subprocess.Popen[bytes] | None = None) -> 
     return [*fate, *said, *panic[:20], *lines[-12:]]
 
 
+def paused(control: Callable[[], QMP]) -> bool | None:
+    """Whether QEMU has paused the guest, whose disk it could not write; None where it does not say:
+    it is busy, or talks to somebody else."""
+    try:
+        return bool(control().execute("query-status")["status"] == "io-error")
+    except MachineError:
+        return None
+
+
 def shortage(
     folder: Path,
     memory: Path,
@@ -49,9 +58,8 @@ def shortage(
         with suppress(subprocess.TimeoutExpired):
             ended = process.wait(0.5)
     if ended is None and processes.recorded(folder / "pid") is not None:
-        with suppress(MachineError):
-            if control().execute("query-status")["status"] == "io-error":
-                return f"paused, since its disk could not be written: {_room(folder)}"
+        if paused(control):
+            return f"paused, since its disk could not be written: {_room(folder)}"
     elif ended == -signal.SIGBUS or (ended is None and not _free(memory.parent)):
         return f"ended, since it got no more memory: {_room(memory.parent)}"
     return ""

@@ -14,7 +14,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -146,15 +146,11 @@ class QemuMachine(Machine):
 
     def _look(self) -> None:
         """Raise MachineError where the guest is paused: no answer will come."""
-        status = ""
-        with suppress(
-            MachineError
-        ):  # QEMU is busy, or talks to somebody else: the guest may answer
-            status = self._control().execute("query-status")["status"]
-        if self._qmp is not None and (self._process is None or not status):
+        paused = diagnosis.paused(self._control)
+        if self._qmp is not None and (self._process is None or paused is None):
             self._qmp.close()  # it has one caller at a time, and may answer late
             self._qmp = None
-        if status == "io-error":
+        if paused:
             raise MachineError("paused")
 
     def snapshot(self, name: str) -> None:
