@@ -16,6 +16,7 @@ REAPER = os.path.join(
     _HERE, "reaper"
 )  # the two static programs: this one stays while a subhost runs
 HELPER = os.path.join(_HERE, "helper")
+LINE = 900  # characters of a message, at most
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # inside every subhost
 
 
@@ -50,6 +51,13 @@ def printable(text: str) -> str:
         each if each.isprintable() else "".join(f"\\x{byte:02x}" for byte in os.fsencode(each))
         for each in text
     )
+
+
+def message(text: str) -> str:
+    """A message for a terminal; of a long one the beginning, which names what it is about, and the
+    end, which tells what to do."""
+    line = printable(text)
+    return line if len(line) <= LINE else f"{line[: LINE // 2]}...{line[-LINE // 3 :]}"
 
 
 def explain(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from overlay_boot import ConfigError, OverlayBootError, __version__, explain, printable, signals
+from overlay_boot import ConfigError, OverlayBootError, __version__, explain, message, signals
 from overlay_boot.commands import close_others_on_exec
 
 TYPE_CHECKING = False
@@ -94,7 +94,6 @@ see overlay-diskfile(8).
 
 {STATUSES}"""
 
-LINE = 900  # characters of a message, at most
 HOOK = "A default hook of overlay-boot(8), for other hooks to call."
 
 
@@ -147,12 +146,9 @@ def out(text: str) -> None:
 
 
 def err(text: str) -> None:
-    """Print a line to standard error, if that can be; of a long one its beginning and its end."""
-    line = printable(text)
-    if len(line) > LINE:
-        line = f"{line[: LINE // 2]}...{line[-LINE // 3 :]}"
+    """Print a message to standard error, if that can be."""
     try:
-        os.write(2, os.fsencode(f"{line}\n"))
+        os.write(2, os.fsencode(f"{message(text)}\n"))
     except OSError:
         pass  # there is nobody left to tell
 
