@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,12 +31,12 @@ def items() -> Iterator[Item]:
     """All that the cache holds. An image is current whatever mirror it came from."""
     cache, stems = folders.cache(), tuple(plan(s, f).stem for s in SUITES for f in FLAVOURS)
 
-    def item(kind: str, path: Path, keep: bool, used: bool = False, inner: str = "**/*") -> Item:
-        return Item(kind, path, keep, used, _size(path) + sum(map(_size, path.glob(inner))))
+    def item(kind: str, path: Path, keep: bool, used: bool = False, *, deep: bool = True) -> Item:
+        return Item(kind, path, keep, used, _size(path, deep))
 
     for one in image.cached():
         keep, used = one.folder.name.startswith(stems), folders.in_use(one.lock)
-        yield item("image", one.folder, keep, used, inner="*")
+        yield item("image", one.folder, keep, used, deep=False)
         made = sorted(one.folder.glob("booted-*"))
         try:  # it asks QEMU its version
             states = [booted.kept(one, shape) for shape in booted.shapes(one)] if made else []
@@ -54,12 +56,19 @@ def items() -> Iterator[Item]:
         yield item("building", path, True, folders.in_use(path / "lock"))
 
 
-def _size(path: Path) -> int:
-    """The bytes that a file takes; 0 for one that goes away meanwhile."""
-    try:
-        return path.lstat().st_blocks * 512
-    except FileNotFoundError:
-        return 0
+def _size(path: Path, deep: bool) -> int:
+    """The bytes that a file takes, or a folder with what is in it; nothing for what goes away
+    meanwhile, as in a build. A folder's own folders count only where it is deep."""
+    paths = [path]
+    for folder, inner, files in os.walk(path):  # passes over what it cannot read
+        paths += [Path(folder, name) for name in inner + files]
+        if not deep:
+            break
+    bytes_taken = 0
+    for each in paths:
+        with suppress(FileNotFoundError):
+            bytes_taken += each.lstat().st_blocks * 512
+    return bytes_taken
 
 
 def prune(*, everything: bool = False, say: Say = print) -> int:

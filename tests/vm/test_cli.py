@@ -167,6 +167,18 @@ def test_prune_keeps_what_is_current_or_in_use(capsys: pytest.CaptureFixture[str
         assert left == {used.folder.name, "booted-x", building.name}
 
 
+def test_what_a_build_makes_and_removes_meanwhile_does_not_hinder_list() -> None:
+    tree = folders.building() / "image-x/tree"
+    tree.mkdir(parents=True)
+    churn = f"while :; do mkdir -p {tree}/a/b/c {tree}/d/e; rm -r {tree}/a {tree}/d; done"
+    with subprocess.Popen(["sh", "-c", churn]) as process:
+        try:
+            for _ in range(200):
+                assert [one.path.name for one in cache.items()] == ["image-x"]
+        finally:
+            process.kill()
+
+
 def test_where_qemu_is_missing_states_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody can know whether they are current; whoever wants to clear up can."""
 
